@@ -1,0 +1,41 @@
+# make install | demo | test | check | bench | docs
+# Each of them sets up what it needs in .venv; PYTHON picks the interpreter.
+PYTHON ?= python3
+BIN := .venv/bin
+EDITABLE := -e . -e plugins/spender-sdss -e plugins/spender-desi
+
+.PHONY: install demo test check bench docs clean
+
+.venv/base: pyproject.toml plugins/spender-sdss/pyproject.toml plugins/spender-desi/pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(EDITABLE)
+	touch $@
+
+.venv/dev: .venv/base
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e ".[parquet,test,oracles,check]"
+	touch $@
+
+install: .venv/base
+
+demo: install
+	$(BIN)/spender demo
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py
+
+bench: .venv/dev
+	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+docs: .venv/dev
+	$(BIN)/python -m pytest -q tests/test_docs.py
+
+clean:
+	rm -rf .venv

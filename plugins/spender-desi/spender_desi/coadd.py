@@ -1,0 +1,118 @@
+"""Joins the three cameras of DESI to one spectrum.
+
+Shapes: N targets, n pixels of one camera, L pixels of the union, K diagonals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spender_core.errors import FileError
+from spender_core.grid import Linear
+
+FloatArray = NDArray[np.float64]
+
+GRID = Linear(3600.0, 0.8, 7781)
+"""The union of the cameras' wavelengths, vacuum Angstrom."""
+
+TOLERANCE = 1e-4
+"""Largest distance between wavelengths of the same pixel, Angstrom."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """The spectra of one camera: wave (n,), flux, ivar and mask (N, n), resolution (N, K, n)."""
+
+    wave: FloatArray
+    flux: NDArray[Any]
+    ivar: NDArray[Any]
+    mask: NDArray[Any]
+    resolution: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Coadd:
+    """Spectra on `GRID`: flux, ivar and mask (N, L), resolution (N, K, L) or None."""
+
+    flux: FloatArray
+    ivar: FloatArray
+    mask: NDArray[np.int32]
+    resolution: FloatArray | None
+
+
+def coadd_cameras(cameras: Mapping[str, Camera]) -> Coadd:
+    """Join cameras: copied where one sees a pixel, averaged where two do.
+
+    Where cameras overlap, flux is the mean weighted by inverse variance, ivar the sum,
+    and the mask the union of bits, cleared where any camera has a good pixel. The
+    resolution is averaged diagonal by diagonal with the ivar of the pixel from which
+    each element draws. A pixel with any mask bit counts as ivar 0.
+
+    This is `desispec.coaddition.coadd_cameras` (desispec 0.70; BSD licence), which
+    leaves it to the pipeline to zero the ivar of masked pixels.
+
+    Args:
+        cameras: By name ("B", "R", "Z"), in any order; each must lie on `GRID`.
+
+    Raises:
+        FileError: A camera's wavelengths are not on `GRID`.
+    """
+    slices = {name: _on_grid(name, camera.wave) for name, camera in cameras.items()}
+    seen = np.zeros(GRID.size, dtype=int)
+    for where in slices.values():
+        seen[where] += 1
+    shape = (len(next(iter(cameras.values())).flux), GRID.size)
+    total, ivar, copied = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    mask = np.zeros(shape, dtype=np.int32)
+    for name, camera in cameras.items():
+        where = slices[name]
+        weight = np.where(camera.mask != 0, 0.0, camera.ivar)
+        total[:, where] += weight * camera.flux
+        ivar[:, where] += weight
+        copied[:, where] = camera.flux
+        mask[:, where] |= camera.mask.astype(np.int32)
+    mean = np.divide(total, ivar, out=np.zeros(shape), where=ivar > 0)
+    flux = np.where(seen > 1, mean, copied)
+    mask[ivar > 0] = 0
+    return Coadd(flux, ivar, mask, _coadd_resolution(cameras, slices, seen))
+
+
+def _on_grid(name: str, wave: FloatArray) -> slice:
+    start = round((float(wave[0]) - GRID.start) / GRID.step)
+    stop = start + len(wave)
+    if start < 0 or stop > GRID.size or np.abs(GRID.wave[start:stop] - wave).max() > TOLERANCE:
+        raise FileError(
+            f"camera {name} covers {wave[0]:.3f} to {wave[-1]:.3f} Angstrom in {len(wave)} pixels, "
+            f"which is not on the DESI grid of {GRID.wave[0]:g} to {GRID.wave[-1]:g} in steps of {GRID.step}"
+        )
+    return slice(start, stop)
+
+
+def _coadd_resolution(
+    cameras: Mapping[str, Camera], slices: Mapping[str, slice], seen: NDArray[Any]
+) -> FloatArray | None:
+    sizes = [
+        camera.resolution.shape[1] for camera in cameras.values() if camera.resolution is not None
+    ]
+    if len(sizes) != len(cameras):
+        return None
+    shape = (len(next(iter(cameras.values())).flux), max(sizes), GRID.size)
+    total, norm, copied = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for name, camera in cameras.items():
+        assert camera.resolution is not None
+        diagonals, n = camera.resolution.shape[1:]
+        first = (max(sizes) - diagonals) // 2
+        rows = slice(first, first + diagonals)
+        # element k of column j belongs to the row j + k - K // 2 of the matrix
+        offset = np.arange(diagonals) - diagonals // 2
+        weight = camera.ivar[:, (np.arange(n) + offset[:, None]) % n]
+        total[:, rows, slices[name]] += weight * camera.resolution
+        norm[:, rows, slices[name]] += weight
+        copied[:, rows, slices[name]] = camera.resolution
+    mean = np.divide(total, norm, out=np.zeros(shape), where=norm > 0)
+    return np.where(seen > 1, mean, copied)

@@ -1,0 +1,3 @@
+"""SDSS and BOSS spectra and models for spender."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Files of archives: opened through fsspec, wherever they are."""

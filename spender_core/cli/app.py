@@ -1,0 +1,153 @@
+"""The commands, their options, and how errors are shown."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spender_core.errors import SpenderError
+
+app = typer.Typer(
+    name="spender",
+    help="Neural models of astronomical spectra.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Files = Annotated[list[str], typer.Argument(help="Files of spectra, paths or URLs.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Model to use. Default: the instrument's embedded one."),
+]
+All = Annotated[
+    bool, typer.Option("--all", help="Keep spectra that fail the survey's quality cuts.")
+]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Neural models of astronomical spectra."""
+
+
+def main() -> None:
+    """Run the command line; an error is one readable line, unless --debug is given."""
+    try:
+        app()
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        kind = "" if isinstance(error, SpenderError) else f"{type(error).__name__}: "
+        hint = "" if isinstance(error, SpenderError) else " (--debug shows where)"
+        print(f"spender: error: {kind}{error}{hint}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture.")] = Path(
+        "spender-demo.png"
+    ),
+    number: Annotated[
+        int, typer.Option("--number", "-n", min=1, help="Spectra of each instrument.")
+    ] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the mock galaxies.")] = 1,
+) -> None:
+    """Encode and reconstruct mock galaxies with the embedded models; needs no data."""
+    from spender_core.cli.demo import run
+
+    run(output, number, seed)
+
+
+@app.command(name="list")
+def list_models() -> None:
+    """List the models that the installed plugins offer."""
+    from spender_core.cli.show import show_models
+
+    show_models()
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="A model, or the path of a weights file.")],
+) -> None:
+    """Show the card of a model: what it was trained on, and how it was judged."""
+    from spender_core.cli.show import show_card
+
+    show_card(name)
+
+
+@app.command()
+def plugins() -> None:
+    """Show every installed plugin: its version, what it offers, or why it failed."""
+    from spender_core.cli.show import show_plugins
+
+    show_plugins()
+
+
+@app.command()
+def pull(names: Annotated[list[str], typer.Argument(help="Models.")]) -> None:
+    """Bring the weights of models into the cache."""
+    from spender_core import registry
+
+    for name in names:
+        print(registry.pull(name))
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A .pt file of spender.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file.")],
+    instrument: Annotated[
+        str | None, typer.Option(help="The instrument of the model, if its grid does not tell.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model, for its card.")] = None,
+) -> None:
+    """Convert weights of spender up to 0.3 to a safetensors file that describes itself."""
+    from spender_core import registry
+    from spender_core.errors import InputError
+
+    if output.suffix != ".safetensors":
+        raise InputError(f"the output must end in .safetensors, not {output.suffix or 'nothing'}")
+    _, model = registry.load(str(source.absolute()), instrument=instrument)
+    changes = {} if name is None else {"name": name}
+    card = registry.save(
+        output, model, type(model.card).model_validate(model.card.model_dump() | changes)
+    )
+    print(f"{output}: {card.kind} {card.name!r}, {card.latents} latents, sha256 {card.sha256}")
+
+
+@app.command()
+def encode(
+    files: Files,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Table: .fits, .ecsv or .parquet.")
+    ] = None,
+    model: ModelOption = None,
+    everything: All = False,
+    device: Annotated[str, typer.Option(help="Device of torch, e.g. cuda.")] = "cpu",
+) -> None:
+    """Encode the spectra of files: latents and reduced chi square, to a table."""
+    from spender_core.cli.encode import run
+
+    run(files, output, model, everything, device)
+
+
+@app.command()
+def plot(
+    file: Annotated[str, typer.Argument(help="A file of spectra, path or URL.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture: .png, .pdf or .svg.")],
+    model: ModelOption = None,
+    z: Annotated[float | None, typer.Option("--z", help="Redshift, if the file has none.")] = None,
+    most: Annotated[int, typer.Option(min=1, help="Spectra to draw at most.")] = 6,
+    everything: All = False,
+) -> None:
+    """Draw the spectra of a file with their reconstructions and residuals."""
+    from spender_core.cli.draw import run
+
+    run(file, output, model, z, most, everything)

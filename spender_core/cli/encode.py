@@ -1,0 +1,125 @@
+"""`spender encode`: latents and reduced chi square of the spectra of files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spender_core import registry
+from spender_core.archives.writing import replacing
+from spender_core.batch import SpectrumBatch
+from spender_core.cli.show import print_table
+from spender_core.cli.spectra import Encoded, Models, encode, read, remark
+from spender_core.errors import FileError, InputError, NoSpectraError, SpenderError
+from spender_core.records import ModelCard
+
+FORMATS = {".fits": "fits", ".ecsv": "ascii.ecsv", ".parquet": "parquet"}
+
+
+def run(
+    files: list[str], output: Path | None, wanted: str | None, everything: bool, device: str
+) -> None:
+    """Encode the files, write or print the table, and list what could not be used."""
+    if output is not None and output.suffix not in FORMATS:
+        raise InputError(
+            f"cannot tell the format of {output}: its name must end in {', '.join(FORMATS)}"
+        )
+    models = Models(wanted, device)
+    rows: list[dict[str, Any]] = []
+    unused: dict[str, str] = {}
+    for file in files:
+        try:
+            instrument = registry.recognise(file)
+            content = read(instrument, file, everything)
+            unused |= {f"{file}: {name}": cause for name, cause in content.rejected.items()}
+            if content.rows:
+                model = models.for_instrument(instrument)
+                batch = content.batch[content.rows]
+                rows += _rows(file, batch, model.card, encode(model, batch))
+        except (FileError, NoSpectraError) as error:
+            unused[file] = str(error)
+    if rows:
+        if output:
+            _write(rows, output)
+        else:
+            _print(rows)
+    for name, cause in unused.items():
+        print(f"not used: {name}: {cause}", file=sys.stderr)
+    print(f"{len(rows)} spectra encoded, {len(unused)} not used", file=sys.stderr)
+    if not rows:
+        raise NoSpectraError(
+            f"no usable spectrum in {len(files)} file(s); --all keeps flagged ones"
+        )
+
+
+def _rows(
+    file: str, batch: SpectrumBatch, card: ModelCard | None, result: Encoded
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "file": file,
+            "object": batch.label(row),
+            "instrument": batch.instrument,
+            "model": card.name if card else "",
+            "z": float(batch.z[row]),
+            "snr": float(batch.snr[row]),
+            "chi2": float(result.chi2[row]),
+            "latents": result.latents[row].numpy(),
+            "norm": float(batch.norm[row]),
+            "flags": int(batch.flags[row]),
+            "remark": remark(card, batch, row),
+        }
+        for row in range(len(batch))
+    ]
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    shown = [
+        (
+            row["object"],
+            "unknown" if np.isnan(row["z"]) else f"{row['z']:.4f}",
+            f"{row['snr']:.1f}",
+            "" if np.isnan(row["chi2"]) else f"{row['chi2']:.2f}",
+            " ".join(f"{value:+.3f}" for value in row["latents"]),
+            row["remark"],
+        )
+        for row in rows
+    ]
+    print_table(("object", "z", "S/N", "reduced chi2", "latents", "remark"), shown)
+
+
+def _write(rows: list[dict[str, Any]], output: Path) -> None:
+    """Write the table, whole or not at all; latents become columns s_0, s_1, ..."""
+    from astropy.table import Table
+
+    most = max(len(row["latents"]) for row in rows)
+    columns: dict[str, Any] = {
+        name: [row[name] for row in rows] for name in rows[0] if name != "latents"
+    }
+    padded = np.full((len(rows), most), np.nan, dtype=np.float32)
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row["latents"])] = row["latents"]
+    columns |= {f"s_{k}": padded[:, k] for k in range(most)}
+    table = Table(columns)
+    table.meta["chi2"] = "reduced chi square with fitted amplitude; NaN where z is unknown"
+    with replacing(output) as temporary:
+        if output.suffix == ".parquet":
+            _write_parquet(table, temporary)
+        else:
+            table.write(temporary, format=FORMATS[output.suffix], overwrite=True)
+    print(f"{output}: {len(rows)} spectra")
+
+
+def _write_parquet(table: Any, path: Path) -> None:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise SpenderError(
+            "writing Parquet needs pyarrow; pip install 'spender-core[parquet]', or write .fits"
+        ) from error
+    arrays = {name: table[name].tolist() for name in table.colnames}
+    parquet.write_table(pyarrow.table(arrays), path)

@@ -1,0 +1,131 @@
+"""What `encode` and `plot` share: read a file, and run the right model on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spender_core import losses, registry
+from spender_core.batch import Flag, SpectrumBatch
+from spender_core.errors import InputError, UnknownNameError
+from spender_core.interfaces import Instrument, Model, Reconstruction
+from spender_core.records import ModelCard
+
+CHUNK = 64
+"""Spectra that go through a model at once."""
+
+
+@dataclass
+class Models:
+    """Loads the model for an instrument once: the one asked for, or the embedded one."""
+
+    wanted: str | None
+    device: Any = "cpu"
+    _loaded: dict[str, Model] = field(default_factory=dict)
+
+    def for_instrument(self, instrument: Instrument) -> Model:
+        """Return the model.
+
+        Raises:
+            InputError: It is a flow, or does not serve the instrument.
+            UnknownNameError: None is embedded, and none was asked for.
+        """
+        if instrument.name not in self._loaded:
+            name = self.wanted
+            if name is None:
+                card = registry.embedded(instrument.name)
+                if card is None:
+                    raise UnknownNameError(
+                        "embedded model for instrument",
+                        instrument.name,
+                        registry.list(),
+                        "Use --model.",
+                    )
+                name = card.name
+            _, model = registry.load(name, device=self.device)
+            if not isinstance(model, Model):
+                raise InputError(f"{name!r} is a flow of latents, which encodes no spectra")
+            if instrument.name not in model.instruments:
+                raise InputError(
+                    f"model {name!r} serves {', '.join(model.instruments)}, not {instrument.name}"
+                )
+            self._loaded[instrument.name] = model
+        return self._loaded[instrument.name]
+
+
+@dataclass(frozen=True)
+class Read:
+    """The spectra of a file: all of them, the usable rows, and why others are not."""
+
+    batch: SpectrumBatch
+    rows: list[int]
+    rejected: dict[str, str]
+
+
+def read(instrument: Instrument, url: str, everything: bool) -> Read:
+    """Read a file and tell usable spectra from others, which have a cause each."""
+    batch = instrument.read(url, quality=False)
+    rejects = Flag.EMPTY if everything else instrument.rejects
+    rows = ((batch.flags & int(rejects)) == 0).nonzero()[:, 0].tolist()
+    rejected = {
+        batch.label(row): ", ".join(batch.causes(row, rejects))
+        for row in range(len(batch))
+        if row not in set(rows)
+    }
+    return Read(batch, rows, rejected)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Latents (B, S) and reduced chi square (B,) of a batch; chi square NaN without z."""
+
+    latents: Tensor
+    chi2: Tensor
+    made: dict[int, tuple[Reconstruction, int]]
+    """Where z is known, the reconstruction of a row: which, and its row in it."""
+
+
+@torch.inference_mode()
+def encode(model: Model, batch: SpectrumBatch, keep: bool = False) -> Encoded:
+    """Encode a batch in chunks; reconstruct what has a redshift, with fitted amplitude.
+
+    Args:
+        model: The model.
+        batch: Spectra of one of its instruments.
+        keep: Keep the reconstructions.
+    """
+    device = next(model.parameters()).device
+    latents, chi2, made = [], torch.full((len(batch),), float("nan")), {}
+    for start in range(0, len(batch), CHUNK):
+        part = batch[start : start + CHUNK].to(device)
+        s = model.encode(part)
+        latents.append(s.cpu())
+        known = (~part.z.isnan()).nonzero()[:, 0]
+        if len(known) == 0:
+            continue
+        part = part[known]
+        result = model.reconstruct(part, s=s[known], normalize=True)
+        weight = part.ivar * result.valid
+        values = losses.reduced_chi2(part.flux, weight, result.observed, s.shape[1] + 1)
+        chi2[start + known.cpu()] = values.cpu().float()
+        if keep:
+            made.update({start + int(row): (result, i) for i, row in enumerate(known)})
+    return Encoded(torch.cat(latents), chi2, made)
+
+
+def remark(card: ModelCard | None, batch: SpectrumBatch, row: int) -> str:
+    """Return what a user should know of a row: its flags, and a redshift out of range."""
+    remarks = batch.causes(row)
+    z = float(batch.z[row])
+    if (
+        card is not None
+        and card.z_range is not None
+        and not card.z_range[0] <= z <= card.z_range[1]
+    ):
+        low, high = card.z_range
+        if z == z:
+            remarks.append(f"z outside of the model's {low:g} to {high:g}")
+    return ", ".join(remarks)

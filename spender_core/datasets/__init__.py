@@ -1,0 +1,1 @@
+"""Sets of spectra to train on and to judge by."""

@@ -1,0 +1,7 @@
+"""What a plugin implements: an instrument, its loader, and, if it likes, a model."""
+
+from spender_core.interfaces.instrument import Instrument
+from spender_core.interfaces.loader import Loader, Source
+from spender_core.interfaces.model import Flow, Model, Reconstruction
+
+__all__ = ["Flow", "Instrument", "Loader", "Model", "Reconstruction", "Source"]

@@ -1,0 +1,222 @@
+"""The interface that describes an instrument, and what core builds on top of it."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from spender_core.batch import Flag, SpectrumBatch
+from spender_core.errors import InputError, MissingFileError, NoSpectraError
+from spender_core.grid import Grid
+from spender_core.interfaces.arrays import from_specutils, onto_grid
+from spender_core.interfaces.loader import Loader, Source
+from spender_core.ops.normalize import NORM_WINDOW, normalization
+
+
+class Instrument(ABC):
+    """A spectrograph: its name, its grid, and how its files are read.
+
+    A plugin implements `name`, `grid` and `loader`; class attributes will do. It may
+    override `mask`, `norm_window` and `rejects`. Everything else is built on these.
+
+    Example:
+        >>> from spender_core import Instrument
+        >>> from spender_core.grid import Linear
+        >>> class Mine(Instrument):
+        ...     name = "mine"
+        ...     grid = Linear(4000.0, 2.0, 2000)
+        ...     loader = None  # reads no files: spectra come in through `batch`
+        >>> len(Mine().batch(Mine.grid.wave, np.ones(2000), np.ones(2000), z=0.1))
+        1
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name under which the instrument is known, e.g. "desi"."""
+
+    @property
+    @abstractmethod
+    def grid(self) -> Grid:
+        """Observed wavelengths, vacuum Angstrom."""
+
+    @property
+    @abstractmethod
+    def loader(self) -> Loader:
+        """What reads the instrument's files."""
+
+    mask: NDArray[np.bool_] | None = None
+    """Pixels never to be used, shape (L,), e.g. those on bright sky lines."""
+
+    norm_window: tuple[float, float] = NORM_WINDOW
+    """Restframe range whose median normalises a spectrum, Angstrom."""
+
+    rejects: Flag = Flag.EMPTY | Flag.NOT_TARGET | Flag.FIBRE | Flag.Z_WARNING | Flag.Z_UNCERTAIN
+    """The survey's quality cuts: spectra with any of these flags are left out by `read`."""
+
+    @property
+    def wave(self) -> NDArray[np.float64]:
+        """Observed wavelengths, shape (L,), vacuum Angstrom."""
+        return self.grid.wave
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.grid})"
+
+    def read(
+        self,
+        source: Any,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        release: str | None = None,
+        quality: bool = True,
+    ) -> SpectrumBatch:
+        """Read spectra, by path or by id, masked and normalised.
+
+        Args:
+            source: A path or URL, a list of them, or a list of the survey's ids.
+            root: For ids: a copy of the archive (folder or URL) to read from instead
+                of the survey's own.
+            release: For ids: the data release.
+            quality: Apply the survey's quality cuts. False keeps every row; what is
+                wrong with it is in `flags`.
+
+        Returns:
+            The spectra in the order asked for, float32, on the host.
+
+        Raises:
+            FileError: A file is missing or cannot be used.
+            NoSpectraError: No spectrum is left; the message says why.
+        """
+        sources = self._sources(source, None if root is None else os.fspath(root), release)
+        files: dict[tuple[str, ...], list[int]] = {}
+        for position, wanted in enumerate(sources):
+            files.setdefault(wanted.urls, []).append(position)
+        parts: dict[int, SpectrumBatch] = {}
+        for urls, positions in files.items():
+            loaded = self._load(urls)
+            for position in positions:
+                parts[position] = _select(loaded, sources[position], urls)
+        batch = self.prepare(SpectrumBatch.cat([parts[i] for i in range(len(sources))]))
+        return self._cut(batch) if quality else batch
+
+    def batch(
+        self,
+        wave: Any,
+        flux: ArrayLike | None = None,
+        ivar: ArrayLike | None = None,
+        z: ArrayLike | None = None,
+        **columns: Any,
+    ) -> SpectrumBatch:
+        """Put a user's own spectra on the instrument's grid, masked and normalised.
+
+        On the grid's own nodes, or a stretch of them, the values are taken as they are;
+        any other sampling is rebinned, keeping the flux. Pixels not covered are masked.
+
+        Args:
+            wave: Wavelengths, shape (M,), vacuum Angstrom, increasing; or a spectrum of
+                specutils, which brings the rest along.
+            flux: Flux density, shape (M,) or (B, M), any unit, finite where ivar > 0.
+            ivar: Its inverse variance, same shape, >= 0; 0 where masked.
+            z: Redshifts, a number or shape (B,); NaN or None where unknown.
+            columns: `zerr`, `ids`, `flags` of `SpectrumBatch`.
+
+        Raises:
+            InputError: Shapes or values do not fit.
+        """
+        if hasattr(wave, "spectral_axis"):
+            if flux is not None or ivar is not None:
+                raise InputError("a specutils spectrum brings its own flux and uncertainty")
+            wave, flux, ivar, known_z = from_specutils(wave)
+            z = known_z if z is None else z
+        if flux is None or ivar is None:
+            raise InputError("batch needs wave, flux and ivar (or one spectrum of specutils)")
+        flux_BL, ivar_BL = onto_grid(self.grid, wave, flux, ivar)
+        redshift = None if z is None else np.broadcast_to(np.asarray(z, float), len(flux_BL)).copy()
+        return self.prepare(
+            SpectrumBatch(
+                torch.from_numpy(flux_BL.astype(np.float32)),
+                torch.from_numpy(ivar_BL.astype(np.float32)),
+                z=redshift,
+                instrument=self,
+                **columns,
+            )
+        )
+
+    def prepare(self, raw: SpectrumBatch) -> SpectrumBatch:
+        """Mask and normalise spectra that a loader has read, and complete their flags."""
+        ivar = raw.ivar
+        if self.mask is not None:
+            ivar = ivar.masked_fill(torch.from_numpy(self.mask).to(ivar.device), 0)
+        wave = torch.tensor(self.wave)
+        norm, used_rms = normalization(raw.flux, ivar, raw.z, wave, self.norm_window)
+        flags = raw.flags.clone()
+        conditions = {
+            Flag.NORM_RMS: used_rms,
+            Flag.NO_Z: raw.z.isnan(),
+            Flag.EMPTY: ~(ivar > 0).any(dim=1),
+        }
+        for flag, where in conditions.items():
+            flags |= int(flag) * where.to(flags)
+        return raw.replace(
+            flux=raw.flux / norm[:, None],
+            ivar=ivar * norm[:, None] ** 2,
+            norm=raw.norm * norm,
+            flags=flags,
+            instrument=self,
+        )
+
+    def _sources(self, source: Any, root: str | None, release: str | None) -> list[Source]:
+        if isinstance(source, (str, os.PathLike)):
+            source = [source]
+        if len(source) == 0:
+            raise InputError("nothing to read: give a path, a list of paths, or a list of ids")
+        if not isinstance(source, np.ndarray) and isinstance(source[0], (str, os.PathLike)):
+            return [Source((os.fspath(path),)) for path in source]
+        if isinstance(source, tuple) and not isinstance(source[0], (tuple, np.void)):
+            source = [source]  # a single id
+        return self.loader.locate(source, root, release)
+
+    def _load(self, urls: tuple[str, ...]) -> SpectrumBatch:
+        for url in urls[:-1]:
+            try:
+                return self.loader.load(url)
+            except MissingFileError:
+                continue
+        try:
+            return self.loader.load(urls[-1])
+        except MissingFileError as error:
+            if len(urls) == 1:
+                raise
+            raise MissingFileError(f"none of these files exists: {', '.join(urls)}") from error
+
+    def _cut(self, batch: SpectrumBatch) -> SpectrumBatch:
+        keep = (batch.flags & int(self.rejects)) == 0
+        if not bool(keep.any()):
+            causes = {
+                batch.label(row): ", ".join(batch.causes(row, self.rejects))
+                for row in range(min(len(batch), 5))
+            }
+            listing = "; ".join(f"{name}: {cause}" for name, cause in causes.items())
+            raise NoSpectraError(
+                f"none of {len(batch)} spectra passes the quality cuts of {self.name} ({listing}"
+                f"{'; ...' if len(batch) > 5 else ''}). Read with quality=False to get them all"
+            )
+        return batch if bool(keep.all()) else batch[keep]
+
+
+def _select(loaded: SpectrumBatch, source: Source, urls: Sequence[str]) -> SpectrumBatch:
+    if not source.rows:
+        return loaded
+    keep = np.ones(len(loaded), dtype=bool)
+    for name, value in source.rows.items():
+        keep &= loaded.ids[name] == value
+    if not keep.any():
+        wanted = ", ".join(f"{name} {value}" for name, value in source.rows.items())
+        raise MissingFileError(f"{urls[0]} holds no spectrum with {wanted}")
+    return loaded[keep]

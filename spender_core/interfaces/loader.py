@@ -1,0 +1,81 @@
+"""The interface that reads an instrument's files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from spender_core.batch import SpectrumBatch
+from spender_core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the spectra of one id are: a file, and rows of it.
+
+    Attributes:
+        urls: Where the file may be; the first that exists is read.
+        rows: Id fields that the wanted rows have, e.g. {"TARGETID": 39627}; all rows
+            if empty.
+    """
+
+    urls: tuple[str, ...]
+    rows: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Loader(ABC):
+    """Reads the files of one instrument onto its grid. Three members are required.
+
+    Masking of sky lines, normalisation and quality cuts are done by `Instrument.read`.
+    """
+
+    @property
+    @abstractmethod
+    def id_dtype(self) -> np.dtype[np.void]:
+        """Fields that identify a spectrum, with the survey's own names.
+
+        Example:
+            `np.dtype([("PLATE", "i8"), ("MJD", "i8"), ("FIBERID", "i8")])`
+        """
+
+    @abstractmethod
+    def recognises(self, url: str) -> bool:
+        """Tell from its content whether a file comes from this instrument.
+
+        A file of this instrument that `load` refuses is recognised all the same.
+
+        Raises:
+            FileError: The file cannot be opened.
+        """
+
+    @abstractmethod
+    def load(self, url: str) -> SpectrumBatch:
+        """Read every spectrum of a file, on the instrument's grid.
+
+        Returns:
+            A batch with ids, with flux and ivar as in the archive (norm absent),
+            ivar 0 in masked pixels, z and zerr where the survey tells them, and what
+            the survey says of the quality in `flags`. No row is left out.
+
+        Raises:
+            FileError: The file is missing, damaged, or holds no coadded spectra.
+        """
+
+    def locate(self, ids: Sequence[Any], root: str | None, release: str | None) -> list[Source]:
+        """Return where in the survey's archive each id is.
+
+        Optional: an instrument without it reads from paths only.
+
+        Args:
+            ids: Ids as the survey writes them, tuples or rows of a structured array.
+            root: Folder or URL that holds a copy of the archive; None for the survey's own.
+            release: Name of a data release; None for the default.
+        """
+        raise InputError(
+            f"{type(self).__name__} knows no archive, so it cannot find ids such as {ids[0]!r}; "
+            "give paths or URLs of files"
+        )

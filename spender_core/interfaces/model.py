@@ -1,0 +1,295 @@
+"""The interface of models, and what core builds on top of it.
+
+Shapes: B spectra, L observed pixels, R restframe pixels, S latents.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from spender_core import losses
+from spender_core.batch import SpectrumBatch
+from spender_core.errors import GridError, InputError, RedshiftError, UnknownNameError
+from spender_core.grid import Grid, as_grid
+from spender_core.interfaces.instrument import Instrument
+from spender_core.ops.normalize import amplitude
+from spender_core.ops.redshift import redshift
+from spender_core.records import ModelCard
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a model makes of a batch.
+
+    Attributes:
+        latents: Shape (B, S).
+        restframe: Spectra on `model.wave_rest`, shape (B, R).
+        observed: As the instrument would see them, shape (B, L).
+        valid: Where the model reaches, bool (B, L); elsewhere `observed` is 0.
+    """
+
+    latents: Tensor
+    restframe: Tensor
+    observed: Tensor
+    valid: Tensor
+
+
+class Model(nn.Module, ABC):
+    """Describes restframe spectra by a few latents. Three members are required.
+
+    A subclass implements `encode_flux`, `decode` and `config`, and passes to this
+    constructor the instruments that it serves and its restframe grid.
+
+    Args:
+        instruments: The instruments served; the first is the default one.
+        wave_rest: Restframe wavelengths: a `Grid`, or R of them in vacuum Angstrom.
+        lsf: For some of the instruments, by name, a module that maps spectra (B, L) to
+            spectra as broadened by the instrument, beyond what the restframe holds.
+        calibration: For some of the instruments, by name, a module that maps
+            wavelengths (L,) and spectra (B, L) to calibrated spectra (B, L).
+    """
+
+    card: ModelCard | None = None
+    """The card with which the model was loaded."""
+
+    def __init__(
+        self,
+        instruments: Sequence[Instrument],
+        wave_rest: Any,
+        lsf: Mapping[str, nn.Module] | None = None,
+        calibration: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        if not instruments:
+            raise InputError("a model must serve at least one instrument")
+        self.instruments = {instrument.name: instrument for instrument in instruments}
+        self.instrument: Instrument = instruments[0]
+        self.rest: Grid = as_grid(wave_rest)
+        self.lsf = nn.ModuleDict(dict(lsf or {}))
+        self.calibration = nn.ModuleDict(dict(calibration or {}))
+        self._waves: dict[tuple[str, torch.device], Tensor] = {}
+
+    @abstractmethod
+    def encode_flux(self, flux_BL: Tensor, instrument: str) -> Tensor:
+        """Encode normalised spectra (B, L) of a served instrument to latents (B, S)."""
+
+    @abstractmethod
+    def decode(self, s_BS: Tensor) -> Tensor:
+        """Decode latents (B, S) to restframe spectra (B, R) on `wave_rest`."""
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Keyword arguments, as plain data, with which the constructor makes this model."""
+
+    @classmethod
+    def build(cls, card: ModelCard, instruments: Sequence[Instrument], wave_rest: Any) -> Self:
+        """Construct the model that a card describes, with untrained weights."""
+        return cls(instruments=instruments, wave_rest=wave_rest, **card.config)
+
+    @property
+    def wave_rest(self) -> Tensor:
+        """Restframe wavelengths, shape (R,), vacuum Angstrom, float64 on the host."""
+        return torch.tensor(self.rest.wave)
+
+    def encode(self, spectra: SpectrumBatch | Tensor, instrument: Any = None) -> Tensor:
+        """Encode a batch, or normalised spectra (B, L), to latents (B, S). Needs no z."""
+        flux_BL, observer = self._input(spectra, instrument)
+        if observer.name not in self.instruments:
+            raise UnknownNameError("encoder for an instrument", observer.name, self.instruments)
+        return self.encode_flux(flux_BL, observer.name)
+
+    def transform(
+        self, x_BR: Tensor, instrument: Any = None, z: Any = None
+    ) -> tuple[Tensor, Tensor]:
+        """Turn restframe spectra into what an instrument observes at redshift z.
+
+        Args:
+            x_BR: Restframe spectra on `wave_rest`, shape (B, R).
+            instrument: Name or object; the model's own by default. One that the model
+                does not serve is given its grid, but no learned LSF.
+            z: Redshifts, shape (B,) or a number; 0 by default.
+
+        Returns:
+            The spectra, shape (B, L), and where the model reaches, bool (B, L).
+
+        Raises:
+            RedshiftError: A redshift is NaN, or not above -1.
+        """
+        observer = self._observer(instrument)
+        z_B = self._redshifts(z, x_BR)
+        wave_L = self._wave(observer.name, observer.grid, x_BR.device)
+        rest_R = self._wave("", self.rest, x_BR.device)
+        y_BL, valid_BL = redshift(x_BR, rest_R, wave_L, z_B)
+        if observer.name in self.lsf:
+            y_BL = self.lsf[observer.name](y_BL)
+        if observer.name in self.calibration:
+            y_BL = self.calibration[observer.name](wave_L, y_BL)
+        return y_BL, valid_BL
+
+    def reconstruct(
+        self,
+        spectra: SpectrumBatch | Tensor,
+        instrument: Any = None,
+        z: Any = None,
+        s: Tensor | None = None,
+        normalize: bool = False,
+        weights: Tensor | None = None,
+    ) -> Reconstruction:
+        """Encode spectra, decode them, and observe the result.
+
+        Args:
+            spectra: A batch, or normalised spectra (B, L).
+            instrument: Name or object; that of the batch, or the model's own, by default.
+            z: Redshifts, shape (B,); those of the batch by default.
+            s: Latents (B, S) to use instead of encoding.
+            normalize: Scale each model to fit its spectrum best.
+            weights: Inverse variances (B, L) for that fit; those of the batch, or 1.
+
+        Raises:
+            RedshiftError: A redshift is unknown; the message names the spectra.
+        """
+        flux_BL, observer = self._input(spectra, instrument)
+        if isinstance(spectra, SpectrumBatch):
+            z = _known_redshifts(spectra) if z is None else z
+            weights = spectra.ivar if weights is None else weights
+        s_BS = self.encode(flux_BL, observer) if s is None else s
+        x_BR = self.decode(s_BS)
+        y_BL, valid_BL = self.transform(x_BR, observer, z)
+        if normalize:
+            w_BL = torch.ones_like(flux_BL) if weights is None else weights
+            factor_B1 = amplitude(y_BL, flux_BL, w_BL * valid_BL)[:, None]
+            x_BR, y_BL = x_BR * factor_B1, y_BL * factor_B1
+        return Reconstruction(s_BS, x_BR, y_BL, valid_BL)
+
+    def forward(
+        self,
+        spectra: SpectrumBatch | Tensor,
+        instrument: Any = None,
+        z: Any = None,
+        s: Tensor | None = None,
+        normalize: bool = False,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return the reconstruction of spectra, shape (B, L); see `reconstruct`."""
+        return self.reconstruct(spectra, instrument, z, s, normalize, weights).observed
+
+    def loss(
+        self,
+        spectra: SpectrumBatch | Tensor,
+        ivar: Tensor | None = None,
+        *,
+        instrument: Any = None,
+        z: Any = None,
+        s: Tensor | None = None,
+        normalize: bool = False,
+        individual: bool = False,
+    ) -> Tensor:
+        """Return the fidelity of the reconstruction (`losses.fidelity`).
+
+        Args:
+            spectra: A batch, or normalised spectra (B, L); then `ivar` is needed.
+            ivar: Inverse variances, shape (B, L).
+            instrument: As in `reconstruct`, like z, s and normalize.
+            z: Redshifts.
+            s: Latents.
+            normalize: Scale each model to fit best, with `ivar` as weights.
+            individual: One value a spectrum, shape (B,), instead of their sum.
+        """
+        flux_BL, _ = self._input(spectra, instrument)
+        if ivar is None:
+            if not isinstance(spectra, SpectrumBatch):
+                raise InputError("loss needs ivar with a tensor of spectra, or a SpectrumBatch")
+            ivar = spectra.ivar
+        made = self.reconstruct(spectra, instrument, z, s, normalize, ivar)
+        return losses.fidelity(flux_BL, ivar * made.valid, made.observed, individual)
+
+    def _input(self, spectra: SpectrumBatch | Tensor, instrument: Any) -> tuple[Tensor, Instrument]:
+        if isinstance(spectra, SpectrumBatch):
+            observer = self._observer(spectra.instrument if instrument is None else instrument)
+            flux_BL = spectra.flux
+        else:
+            observer, flux_BL = self._observer(instrument), spectra
+        if flux_BL.ndim != 2 or flux_BL.shape[1] != observer.grid.size:
+            raise InputError(
+                f"spectra of {observer.name} must have shape (B, {observer.grid.size}), "
+                f"got {tuple(flux_BL.shape)}; put others on its grid with instrument.batch"
+            )
+        return flux_BL, observer
+
+    def _observer(self, instrument: Any) -> Instrument:
+        if instrument is None:
+            return self.instrument
+        if isinstance(instrument, Instrument):
+            own = self.instruments.get(instrument.name)
+            if own is not None and own.grid != instrument.grid:
+                raise GridError(
+                    f"this instrument {instrument.name!r} has the grid {instrument.grid}, but "
+                    f"the model was made for {own.grid}; take the instrument of registry.load"
+                )
+            return instrument
+        if instrument not in self.instruments:
+            raise UnknownNameError("instrument of this model", str(instrument), self.instruments)
+        return self.instruments[instrument]
+
+    def _redshifts(self, z: Any, x_BR: Tensor) -> Tensor:
+        if z is None:
+            return torch.zeros(len(x_BR), dtype=torch.float64, device=x_BR.device)
+        z_B = torch.as_tensor(z, device=x_BR.device).reshape(-1)
+        if len(z_B) not in (1, len(x_BR)):
+            raise InputError(f"{len(z_B)} redshifts for {len(x_BR)} spectra")
+        if not bool((z_B > -1).all()) or bool(z_B.isinf().any()):
+            rows = (~(z_B > -1) | z_B.isinf()).nonzero()[:, 0].tolist()
+            raise RedshiftError(
+                f"redshifts must be finite and above -1, but rows {rows[:5]} are not; "
+                "leave these spectra out, or encode them without a transform"
+            )
+        return z_B.expand(len(x_BR))
+
+    def _wave(self, name: str, grid: Grid, device: torch.device) -> Tensor:
+        home = torch.device("cpu") if device.type == "mps" else device
+        key = (f"{name}:{grid.sha256}", home)
+        if key not in self._waves:
+            self._waves[key] = torch.tensor(grid.wave, device=home)
+        return self._waves[key]
+
+
+class Flow(nn.Module, ABC):
+    """A probability density of latents. Three members are required."""
+
+    card: ModelCard | None = None
+    """The card with which the flow was loaded."""
+
+    config: dict[str, Any]
+    """Keyword arguments, beside `n_latent`, with which the constructor makes this flow."""
+
+    @abstractmethod
+    def log_prob(self, s_BS: Tensor) -> Tensor:
+        """Return the log of the density at latents (B, S), shape (B,), in nats."""
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n latents, shape (n, S)."""
+
+    @classmethod
+    def build(cls, card: ModelCard) -> Self:
+        """Construct the flow that a card describes, with untrained weights."""
+        return cls(**({"n_latent": card.latents} | card.config))
+
+
+def _known_redshifts(batch: SpectrumBatch) -> Tensor:
+    unknown = batch.z.isnan().nonzero()[:, 0].tolist()
+    if unknown:
+        names = ", ".join(batch.label(row) for row in unknown[:5])
+        raise RedshiftError(
+            f"the redshift of {len(unknown)} spectra is unknown: {names}"
+            f"{' ...' if len(unknown) > 5 else ''}. Pass z=, leave them out with "
+            "batch[~batch.z.isnan()], or only encode them"
+        )
+    return batch.z

@@ -1,0 +1,1 @@
+"""Networks: encoder, decoder, the autoencoder made of them, and flows of its latents."""

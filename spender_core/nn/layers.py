@@ -1,0 +1,62 @@
+"""Layers from which the networks are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spender_core.errors import InputError
+from spender_core.ops.lsf import convolve_constant
+
+
+class SpeculatorActivation(nn.Module):
+    """Activation with a learned slope below and curvature around zero, for each feature.
+
+    (gamma + (1 - gamma) sigmoid(beta x)) x, equation 8 of Alsing et al. (2020, ApJS 249,
+    5), plus 1 if `plus_one`, so that an untrained decoder gives a spectrum around 1.
+    """
+
+    def __init__(self, features: int, plus_one: bool = False) -> None:
+        super().__init__()
+        self.plus_one = plus_one
+        self.beta = nn.Parameter(torch.randn(features))
+        self.gamma = nn.Parameter(torch.randn(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the activation along the last dimension."""
+        y = (self.gamma + (1 - self.gamma) * torch.sigmoid(self.beta * x)) * x
+        return y + 1 if self.plus_one else y
+
+
+def mlp(sizes: Sequence[int], activations: Sequence[nn.Module]) -> nn.Sequential:
+    """Return linear layers between the sizes, each followed by its activation."""
+    if len(activations) != len(sizes) - 1:
+        raise InputError(
+            f"{len(sizes) - 1} layers need as many activations, not {len(activations)}"
+        )
+    layers: list[nn.Module] = []
+    for n_in, n_out, activation in zip(sizes[:-1], sizes[1:], activations, strict=True):
+        layers += [nn.Linear(n_in, n_out), activation]
+    return nn.Sequential(*layers)
+
+
+class ConstantLSF(nn.Module):
+    """One learnable kernel for all pixels of an instrument; keeps flux.
+
+    Args:
+        taps: Number of taps; the kernel begins as the identity.
+    """
+
+    def __init__(self, taps: int) -> None:
+        super().__init__()
+        if taps < 1:
+            raise InputError(f"an LSF kernel needs at least one tap, not {taps}")
+        self.kernel = nn.Parameter(torch.zeros(taps))
+        with torch.no_grad():
+            self.kernel[taps // 2] = 1
+
+    def forward(self, y_BL: Tensor) -> Tensor:
+        """Broaden spectra, shape (B, L)."""
+        return convolve_constant(y_BL, self.kernel)

@@ -1,0 +1,1 @@
+"""How plugins are found, guarded, and asked what they offer."""

@@ -1,0 +1,23 @@
+"""What core itself offers, through the same hooks as any plugin."""
+
+from __future__ import annotations
+
+from spender_core.plugins.hookspecs import hookimpl
+from spender_core.records import ArchitectureSpec
+
+
+@hookimpl
+def spender_architectures() -> list[ArchitectureSpec]:
+    """Return the architectures of spender."""
+    return [
+        ArchitectureSpec(
+            name="spectrum_autoencoder",
+            target="spender_core.nn.autoencoder:SpectrumAutoencoder",
+            description="Encoder with attention, MLP decoder (Melchior et al. 2023)",
+        ),
+        ArchitectureSpec(
+            name="maf",
+            target="spender_core.nn.flow:MaskedAutoregressiveFlow",
+            description="Masked autoregressive flow of the latents (Liang et al. 2023)",
+        ),
+    ]

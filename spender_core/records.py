@@ -1,0 +1,176 @@
+"""What a plugin tells about itself: typed, versioned records, free of torch and numpy.
+
+A hook returns these. They are cheap to import and to build, so that listing what is
+installed needs neither torch nor astropy.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+API_VERSION = 1
+"""Version of the records in this module. A record of another version is refused by name."""
+
+FORMAT_VERSION = 1
+"""Version of the layout of a weights file."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, named, and of a stated version.
+
+    Fields that this version does not know are an error in a record of this version,
+    and kept aside in one of another version, so that it can be refused by name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    api_version: int = API_VERSION
+    name: str
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"name {self.name!r} is not allowed: use letters, digits and underscores, "
+                "and begin with a letter"
+            )
+        if self.api_version == API_VERSION and self.model_extra:
+            allowed = ", ".join(type(self).model_fields)
+            raise ValueError(f"unknown field {', '.join(self.model_extra)}; allowed are {allowed}")
+        return self
+
+
+class _Importable(Record):
+    target: str
+    """Import path of a class, as "package.module:Class"."""
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _check_target(self) -> Self:
+        if not _TARGET.fullmatch(self.target):
+            raise ValueError(f"target {self.target!r} is not of the form 'package.module:Class'")
+        return self
+
+
+class InstrumentSpec(_Importable):
+    """An instrument that a plugin offers; `target` is its `Instrument` class.
+
+    Example:
+        >>> InstrumentSpec(name="mine", target="my_package.instrument:Mine").name
+        'mine'
+    """
+
+
+class ArchitectureSpec(_Importable):
+    """A network that weights files may name; `target` is its `Model` or `Flow` class.
+
+    A weights file holds the name only, never the import path: a downloaded file
+    cannot choose which code runs.
+    """
+
+
+class ServedInstrument(BaseModel):
+    """An instrument that a model serves, with the grid it was trained on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    grid: str
+    """Hash of the instrument's grid (`Grid.sha256`). Another grid is refused."""
+    lsf_taps: int | None = None
+    """Number of taps of the learned LSF kernel; None if the model has none."""
+
+
+class ModelCard(Record):
+    """Everything one should know about a model before using it.
+
+    `weights` says where the file is: `package:my_plugin/models/file.safetensors` inside
+    an installed package, `hf:owner/repository/file` on the Hugging Face Hub, or a URL.
+    """
+
+    aliases: tuple[str, ...] = ()
+    kind: Literal["autoencoder", "flow"] = "autoencoder"
+    description: str = ""
+    architecture: str
+    format_version: int = FORMAT_VERSION
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the architecture, e.g. the widths of its layers."""
+    instruments: tuple[ServedInstrument, ...] = ()
+    latents: int = Field(gt=0)
+    z_range: tuple[float, float] | None = None
+    """Redshifts on which the model was trained."""
+    lsf: Literal["none", "constant", "per_spectrum"] = "none"
+    """Which line spread function the model applies to its restframe spectra. With
+    "none", the restframe already holds the resolution of the training data."""
+    normalisation: str = "median of good pixels in restframe 5300-5850 Angstrom"
+    training: dict[str, Any] = Field(default_factory=dict)
+    """What the model was trained on, and how."""
+    evaluation: dict[str, Any] = Field(default_factory=dict)
+    """Figures by which the model was judged, and on what."""
+    licence: str = "unknown"
+    citation: tuple[str, ...] = ()
+    weights: str = ""
+    file_format: Literal["safetensors", "spender-pt"] = "safetensors"
+    sha256: str = ""
+    """Hash of the weights file: all 64 hex digits, or the leading ones that are known."""
+    parent: str = ""
+    """Name of the model from which this one was derived."""
+
+    def to_json(self) -> str:
+        """Return the card as JSON: what differs from the defaults, and always its versions."""
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        versions = {"api_version": self.api_version, "format_version": self.format_version}
+        return json.dumps({"name": self.name, **versions, **content}, indent=2)
+
+    def serves(self, instrument: str) -> bool:
+        """Tell whether the model has an encoder for the instrument of this name."""
+        return any(served.name == instrument for served in self.instruments)
+
+
+@dataclass(frozen=True)
+class PluginStatus:
+    """How one installed plugin fared: what it offers, or why it failed.
+
+    `problems` is empty for a healthy plugin. A plugin with problems may still offer
+    whatever is sound in it.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    instruments: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
+    problems: tuple[str, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """True if nothing is wrong with the plugin."""
+        return not self.problems
+
+
+def read_cards(package: str, folder: str = "cards") -> list[ModelCard]:
+    """Read the model cards (JSON files) that lie in a folder of an installed package.
+
+    Example:
+        A plugin's hook is then one line::
+
+            @hookimpl
+            def spender_models():
+                return read_cards("my_plugin")
+    """
+    files = sorted((resources.files(package) / folder).iterdir(), key=lambda file: file.name)
+    return [
+        ModelCard.model_validate_json(file.read_text(encoding="utf-8"))
+        for file in files
+        if file.name.endswith(".json")
+    ]

@@ -1,0 +1,304 @@
+"""Models and instruments by name: what is installed, and how to get it.
+
+    >>> from spender_core import registry
+    >>> instrument, model = registry.load("sdss_demo")
+
+Listing needs neither torch nor astropy; they are imported when something is loaded.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spender_core.errors import FileError, GridError, InputError, UnknownNameError, WeightsError
+from spender_core.plugins.manager import Discovery, import_target
+from spender_core.records import ModelCard, PluginStatus, ServedInstrument
+
+if TYPE_CHECKING:
+    from spender_core.interfaces import Flow, Instrument, Model
+
+_PUBLISHED = "The published models come with the plugins spender-sdss and spender-desi."
+
+
+@cache
+def discovery() -> Discovery:
+    """Return what the installed plugins offer; examined once a process."""
+    return Discovery()
+
+
+def list() -> builtins.list[str]:
+    """Return the names of all models that the installed plugins offer."""
+    return discovery().names("model")
+
+
+def info(name: str) -> ModelCard:
+    """Return the card of a model, by name, or by the path of its file.
+
+    Raises:
+        UnknownNameError: No plugin offers it.
+        DuplicateNameError: Several do.
+    """
+    if _is_file(name):
+        from spender_core import weights
+
+        return weights.read(_local(name))[0]
+    card: ModelCard = discovery().get("model", name, _PUBLISHED)
+    return card
+
+
+def plugins() -> builtins.list[PluginStatus]:
+    """Return every installed plugin: its version, what it offers, or why it failed."""
+    return discovery().statuses()
+
+
+def instruments() -> builtins.list[str]:
+    """Return the names of all instruments that the installed plugins offer."""
+    return discovery().names("instrument")
+
+
+@cache
+def instrument(name: str) -> Instrument:
+    """Return an instrument by name.
+
+    Raises:
+        UnknownNameError: No plugin offers it.
+        DuplicateNameError: Several do.
+    """
+    spec = discovery().get("instrument", name, _PUBLISHED)
+    made: Instrument = import_target(spec.target)()
+    return made
+
+
+def recognise(url: str) -> Instrument:
+    """Return the instrument that a file of spectra comes from, by its content.
+
+    Raises:
+        FileError: The file cannot be read, or no installed instrument knows it.
+    """
+    for name in instruments():
+        candidate = instrument(name)
+        if candidate.loader is not None and candidate.loader.recognises(url):
+            return candidate
+    raise FileError(
+        f"{url} is not a file of an installed instrument ({', '.join(instruments()) or 'none'}); "
+        "install the plugin of its survey"
+    )
+
+
+def embedded(instrument: str) -> ModelCard | None:
+    """Return the card of the autoencoder that an instrument's plugin brings along, if any."""
+    for name in list():
+        card = info(name)
+        if (
+            card.kind == "autoencoder"
+            and card.weights.startswith("package:")
+            and card.serves(instrument)
+        ):
+            return card
+    return None
+
+
+def load(
+    source: str | os.PathLike[str], instrument: str | None = None, device: Any = "cpu"
+) -> tuple[Instrument, Any]:
+    """Load a model, ready for evaluation, with the instrument it was made for.
+
+    Args:
+        source: Name of a model, path of a weights file, or URL of one. Files written by
+            spender up to 0.3 (.pt) are read too.
+        instrument: Which of the instruments of a joint model; its first by default. For
+            a .pt file, the instrument it was trained on, unless its grid tells.
+        device: Where to put the model.
+
+    Returns:
+        The instrument, and the `Model`, or for a card of kind "flow" the `Flow`.
+
+    Raises:
+        UnknownNameError: There is no such model or instrument.
+        WeightsError: The file does not fit its card, or was altered.
+        OfflineError: The file must be downloaded and cannot be.
+    """
+    source = os.fspath(source)
+    if _is_file(source):
+        path, card = _local(source), None
+    else:
+        card = info(source)
+        path = _weights_of(card)
+    from spender_core import weights
+
+    if path.suffix == ".pt":
+        card, tensors = _from_legacy(path, card, instrument)
+    else:
+        stored, tensors = weights.read(path)
+        card = stored if card is None else _agreeing(card, stored, path)
+    architecture = import_target(discovery().get("architecture", card.architecture).target)
+    served = _instruments_of(card, instrument)
+    model: Any
+    if card.kind == "flow":
+        model = architecture.build(card)
+    else:
+        absent = {entry.name for entry in card.instruments} - {one.name for one in served}
+        tensors = {name: t for name, t in tensors.items() if not absent & {*name.split(".")[:2]}}
+        if weights.WAVE_REST not in tensors:
+            raise WeightsError(f"{path} holds no {weights.WAVE_REST}, so its restframe is unknown")
+        model = architecture.build(card, served, tensors.pop(weights.WAVE_REST))
+    weights.restore(model, tensors, str(path))
+    model.card = card
+    return served[0], model.eval().to(device)
+
+
+def save(path: str | os.PathLike[str], model: Model | Flow, card: ModelCard) -> ModelCard:
+    """Write a model to a safetensors file that describes itself.
+
+    The card's config and instruments are taken from the model, so that they fit.
+
+    Returns:
+        The card as written, with the sha256 of the file.
+
+    Raises:
+        InputError: The card names another architecture or number of latents.
+        FileError: The file cannot be written; nothing is left behind.
+    """
+    from spender_core import weights
+    from spender_core.interfaces import Model as ModelType
+
+    architecture = import_target(discovery().get("architecture", card.architecture).target)
+    if type(model) is not architecture:
+        raise InputError(
+            f"the card names the architecture {card.architecture!r} ({architecture.__name__}), "
+            f"but the model is a {type(model).__name__}"
+        )
+    changes: dict[str, Any] = {"config": model.config}
+    if isinstance(model, ModelType):
+        changes["instruments"] = tuple(
+            ServedInstrument(
+                name=name,
+                grid=one.grid.sha256,
+                lsf_taps=model.config.get("lsf_taps", {}).get(name),
+            )
+            for name, one in model.instruments.items()
+        )
+    latents = model.config.get("n_latent", card.latents)
+    if latents != card.latents:
+        raise InputError(f"the card says {card.latents} latents, the model has {latents}")
+    described = card.model_copy(update=changes | {"weights": "", "file_format": "safetensors"})
+    digest = weights.write(path, model, described)
+    return described.model_copy(update={"sha256": digest})
+
+
+def pull(name: str) -> Path:
+    """Bring the weights of a model into the cache, and return their path."""
+    return _weights_of(info(name))
+
+
+def _is_file(source: str) -> bool:
+    return "/" in source or os.sep in source or source.endswith((".pt", ".safetensors"))
+
+
+def _local(source: str) -> Path:
+    if "://" in source:
+        from spender_core.archives.download import fetch
+
+        return fetch(source, "")
+    return Path(source)
+
+
+def _weights_of(card: ModelCard) -> Path:
+    """Return the path of a card's weights, with their hash checked."""
+    if card.weights.startswith("package:"):
+        package, _, file = card.weights.removeprefix("package:").partition("/")
+        path = Path(str(resources.files(package) / file))
+        from spender_core.weights import file_sha256
+
+        found = file_sha256(path)
+        if not card.sha256 or not found.startswith(card.sha256):
+            raise WeightsError(
+                f"{path} has sha256 {found}, its card says {card.sha256 or 'nothing'}; install "
+                f"{package.replace('_', '-')} again"
+            )
+        return path
+    if not card.weights:
+        raise WeightsError(f"the card of {card.name!r} does not say where its weights are")
+    from spender_core.archives.download import fetch
+
+    return fetch(card.weights, card.sha256)
+
+
+def _agreeing(card: ModelCard, stored: ModelCard, path: Path) -> ModelCard:
+    for name in ("name", "kind", "architecture", "config", "instruments", "latents"):
+        if getattr(card, name) != getattr(stored, name):
+            raise WeightsError(
+                f"{path} says {name} = {getattr(stored, name)!r}, the card of the plugin says "
+                f"{getattr(card, name)!r}; install the plugin again"
+            )
+    return card
+
+
+def _instruments_of(card: ModelCard, wanted: str | None) -> builtins.list[Instrument]:
+    """Return the installed instruments of a model, the wanted one first."""
+    names = [entry.name for entry in card.instruments]
+    if wanted is not None and wanted not in names:
+        raise UnknownNameError(f"instrument in model {card.name!r}", wanted, names)
+    first = wanted or names[0]
+    chosen = [first, *(n for n in names if n != first and n in instruments())]
+    made = []
+    for name in chosen:
+        one, entry = instrument(name), next(e for e in card.instruments if e.name == name)
+        if one.grid.sha256 != entry.grid:
+            raise GridError(
+                f"model {card.name!r} was made for another grid of {name!r} (hash "
+                f"{entry.grid[:8]}) than the installed one ({one.grid.sha256[:8]}, {one.grid}); "
+                "install the version of the plugin that the model was made with"
+            )
+        made.append(one)
+    return made
+
+
+def _from_legacy(
+    path: Path, card: ModelCard | None, wanted: str | None
+) -> tuple[ModelCard, dict[str, Any]]:
+    """Read a .pt file of spender, with the card of its model, or a card made from it."""
+    from spender_core import legacy
+
+    name = card.instruments[0].name if card is not None else wanted
+    content = legacy.read(path, name or "unknown")
+    if name is None:
+        fitting = [
+            n
+            for n in instruments()
+            if content.wave_obs is not None and content.fits(instrument(n).grid)
+        ]
+        if len(fitting) != 1:
+            raise InputError(
+                f"{path} does not tell its instrument (its grid fits {fitting or 'none'}); say "
+                f"which one, of {instruments()}"
+            )
+        name = fitting[0]
+        content = legacy.read(path, name)
+    one = instrument(name)
+    if not content.fits(one.grid):
+        raise GridError(f"the wavelengths in {path} are not those of {name!r}, {one.grid}")
+    made = ModelCard(
+        name=card.name if card else "converted",
+        kind="flow" if content.kind == "flow" else "autoencoder",
+        description=f"Converted from {path.name}",
+        architecture=content.architecture,
+        config=content.config,
+        instruments=(ServedInstrument(name=name, grid=one.grid.sha256, lsf_taps=content.lsf_taps),),
+        latents=content.latents,
+        lsf="constant" if content.lsf_taps else "none",
+    )
+    if card is None:
+        return made, content.tensors
+    if (card.kind, card.latents) != (made.kind, made.latents):
+        raise WeightsError(
+            f"{path} holds a {made.kind} of {made.latents} latents, the card of {card.name!r} says "
+            f"a {card.kind} of {card.latents}"
+        )
+    taken = ("architecture", "config", "instruments", "lsf")
+    return card.model_copy(update={n: getattr(made, n) for n in taken}), content.tensors

@@ -1,0 +1,1 @@
+"""Tables of lines, each with its source."""

@@ -1,0 +1,214 @@
+"""What every instrument, loader and model must satisfy."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spender_core import weights
+from spender_core.batch import Flag, SpectrumBatch
+from spender_core.errors import FileError, InputError, MissingFileError, RedshiftError
+from spender_core.grid import Grid
+from spender_core.interfaces import Instrument, Loader, Model
+from spender_core.records import ModelCard
+
+
+class InstrumentContract:
+    """Subclasses override the fixture `instrument`."""
+
+    @pytest.fixture
+    def instrument(self) -> Instrument:
+        """The instrument under test."""
+        pytest.fail(f"{type(self).__name__} must override the fixture 'instrument'")
+
+    def test_has_a_name_and_a_grid_in_angstrom(self, instrument: Instrument) -> None:
+        """The name is an identifier; the grid increases, in Angstrom."""
+        assert instrument.name.isidentifier(), f"{instrument.name!r} is not an identifier"
+        assert isinstance(instrument.grid, Grid)
+        wave = instrument.wave
+        assert wave.dtype == np.float64
+        assert (np.diff(wave) > 0).all()
+        assert 100 < wave[0] < wave[-1] < 1e6, (
+            f"the grid runs from {wave[0]:g} to {wave[-1]:g}: is it in Angstrom?"
+        )
+
+    def test_grid_hash_is_stable(self, instrument: Instrument) -> None:
+        """Two instances of the instrument have one grid."""
+        assert type(instrument)().grid.sha256 == instrument.grid.sha256
+
+    def test_mask_fits_the_grid(self, instrument: Instrument) -> None:
+        """The mask, if there is one, is boolean, of the grid's size, and leaves pixels."""
+        if instrument.mask is not None:
+            assert instrument.mask.dtype == bool
+            assert instrument.mask.shape == instrument.wave.shape
+            assert not instrument.mask.all()
+
+    def test_survives_pickling(self, instrument: Instrument) -> None:
+        """The instrument can be sent to another process."""
+        copy = pickle.loads(pickle.dumps(instrument))
+        assert copy.name == instrument.name
+        assert copy.grid == instrument.grid
+
+    def test_takes_arrays_on_its_own_grid(self, instrument: Instrument) -> None:
+        """Values on the grid are taken as they are, normalised, and masked."""
+        flux = np.linspace(2.0, 3.0, instrument.grid.size)
+        batch = instrument.batch(instrument.wave, flux, np.full_like(flux, 4.0), z=0.0)
+        assert batch.instrument == instrument.name
+        restored = (batch.flux[0] * batch.norm[0]).numpy()
+        np.testing.assert_allclose(restored, flux, rtol=1e-5)
+        if instrument.mask is not None:
+            assert not batch.good[0].numpy()[instrument.mask].any()
+
+    def test_normalises_spectra_without_redshift(self, instrument: Instrument) -> None:
+        """Without z the RMS is the norm, and two flags say so."""
+        ones = np.ones(instrument.grid.size)
+        batch = instrument.batch(instrument.wave, -2.0 * ones, ones)
+        assert float(batch.norm[0]) == pytest.approx(2.0)
+        assert Flag.NO_Z | Flag.NORM_RMS in Flag(int(batch.flags[0]))
+
+    def test_refuses_a_spectrum_elsewhere(self, instrument: Instrument) -> None:
+        """A spectrum that the grid does not cover is refused."""
+        wave = instrument.wave[-1] * np.linspace(2.0, 3.0, 50)
+        with pytest.raises(InputError, match="vacuum Angstrom"):
+            instrument.batch(wave, np.ones(50), np.ones(50))
+
+
+class LoaderContract:
+    """Subclasses override the fixtures `instrument` and `files`."""
+
+    @pytest.fixture
+    def instrument(self) -> Instrument:
+        """The instrument whose loader is tested."""
+        pytest.fail(f"{type(self).__name__} must override the fixture 'instrument'")
+
+    @pytest.fixture
+    def files(self) -> list[Path]:
+        """Files of the instrument, with at least one usable spectrum each."""
+        pytest.fail(f"{type(self).__name__} must override the fixture 'files'")
+
+    def test_recognises_its_files(self, instrument: Instrument, files: list[Path]) -> None:
+        """Its own files are recognised by their content."""
+        assert isinstance(instrument.loader, Loader)
+        assert all(instrument.loader.recognises(str(file)) for file in files)
+
+    def test_does_not_recognise_others(self, instrument: Instrument, tmp_path: Path) -> None:
+        """A FITS file with another content is not recognised."""
+        from astropy.io import fits
+
+        other = tmp_path / "other.fits"
+        fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.zeros((4, 4)))]).writeto(other)
+        assert not instrument.loader.recognises(str(other))
+
+    def test_loads_raw_spectra(self, instrument: Instrument, files: list[Path]) -> None:
+        """Raw spectra are on the grid, in the archive's units, with ids."""
+        for file in files:
+            batch = instrument.loader.load(str(file))
+            assert isinstance(batch, SpectrumBatch)
+            assert batch.flux.shape[1] == instrument.grid.size
+            assert batch.instrument == instrument.name
+            assert (batch.norm == 1).all(), "a loader does not normalise"
+            assert batch.ids is not None
+            assert batch.ids.dtype == instrument.loader.id_dtype
+            assert len(np.unique(batch.ids)) == len(batch), "ids must be unique in a file"
+
+    def test_reads_the_same_twice(self, instrument: Instrument, files: list[Path]) -> None:
+        """Order and values are stable."""
+        first, second = (instrument.read(str(files[0]), quality=False) for _ in range(2))
+        assert torch.equal(first.flux, second.flux)
+        assert torch.equal(first.ivar, second.ivar)
+        assert (first.ids == second.ids).all()
+
+    def test_read_joins_files_in_order(self, instrument: Instrument, files: list[Path]) -> None:
+        """Many files give the batches of each, one after the other."""
+        paths = [str(file) for file in (*files, files[0])]
+        joined = instrument.read(paths, quality=False)
+        single = [instrument.read(path, quality=False) for path in paths]
+        assert torch.equal(joined.flux, torch.cat([batch.flux for batch in single]))
+
+    def test_read_normalises(self, instrument: Instrument, files: list[Path]) -> None:
+        """Flux * norm is the archive's flux; ivar is 0 where the instrument is masked."""
+        raw = instrument.loader.load(str(files[0]))
+        batch = instrument.read(str(files[0]), quality=False)
+        assert (batch.norm > 0).all()
+        torch.testing.assert_close(batch.flux.double() * batch.norm[:, None], raw.flux.double())
+        if instrument.mask is not None:
+            assert not batch.good[:, torch.from_numpy(instrument.mask)].any()
+
+    def test_missing_file(self, instrument: Instrument, tmp_path: Path) -> None:
+        """A missing file is named."""
+        with pytest.raises(MissingFileError, match=r"absent\.fits"):
+            instrument.read(str(tmp_path / "absent.fits"))
+
+    def test_damaged_files(self, instrument: Instrument, files: list[Path], tmp_path: Path) -> None:
+        """A truncated and a wrong file are refused, naming them."""
+        content = files[0].read_bytes()
+        for name, part in {
+            "short": content[: len(content) // 3],
+            "text": b"<html>503</html>",
+        }.items():
+            damaged = tmp_path / f"{name}.fits"
+            damaged.write_bytes(part)
+            with pytest.raises(FileError, match=name):
+                instrument.read(str(damaged))
+
+
+class ModelContract:
+    """Subclasses override the fixture `model`."""
+
+    @pytest.fixture
+    def model(self) -> Model:
+        """The model under test, with any weights."""
+        pytest.fail(f"{type(self).__name__} must override the fixture 'model'")
+
+    def test_shapes(self, model: Model) -> None:
+        """Latents, restframe and observed spectra have the shapes of the interface."""
+        model.eval()
+        for instrument in model.instruments.values():
+            s = model.encode(torch.rand(3, instrument.grid.size), instrument)
+            x = model.decode(s)
+            y, valid = model.transform(x, instrument, z=torch.full((3,), 0.05))
+            assert s.shape[0] == 3
+            assert x.shape == (3, len(model.wave_rest))
+            assert y.shape == valid.shape == (3, instrument.grid.size)
+            assert (y[~valid] == 0).all() or instrument.name in model.lsf
+
+    def test_gradients_reach_all_parameters(self, model: Model) -> None:
+        """The loss has a finite gradient for every parameter that it uses, and for z."""
+        instrument = model.instrument
+        z = torch.tensor([0.02, 0.05], dtype=torch.float64, requires_grad=True)
+        flux = torch.rand(2, instrument.grid.size)
+        model.loss(flux, torch.ones_like(flux), instrument=instrument, z=z).backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        assert gradients
+        assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+        assert z.grad is not None
+        assert z.grad.isfinite().all()
+
+    def test_unknown_redshift_is_refused(self, model: Model) -> None:
+        """A transform at NaN raises."""
+        s = model.encode(torch.rand(1, model.instrument.grid.size))
+        with pytest.raises(RedshiftError):
+            model.transform(model.decode(s), z=[float("nan")])
+
+    def test_weights_round_trip(self, model: Model, tmp_path: Path) -> None:
+        """Config and weights make the same model again."""
+        model.eval()
+        path = tmp_path / "model.safetensors"
+        flux = torch.rand(2, model.instrument.grid.size)
+        s = model.encode(flux)
+        card = ModelCard(
+            name="contract", architecture="contract", latents=s.shape[1], config=model.config
+        )
+        weights.write(path, model, card)
+        stored, tensors = weights.read(path)
+        rest: Any = tensors.pop(weights.WAVE_REST)
+        copy = type(model).build(stored, list(model.instruments.values()), rest).eval()
+        weights.restore(copy, tensors, str(path))
+        assert torch.equal(copy.wave_rest, model.wave_rest)
+        assert torch.equal(copy.encode(flux), s)
+        assert torch.equal(copy.decode(s), model.decode(s))
