@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 from spender import SpectrumDecoder
-from spender.data.desi import DESI as SpenderDESI
+from spender.data import desi as peer_desi
 from spender_desi.instrument import DESI
 
 from spender_core.ops.redshift import redshift
@@ -32,7 +32,7 @@ def main() -> None:
     wave_obs = torch.tensor(DESI().wave)
     wave_rest = torch.linspace(2000.0, 9824.0, REST)
     # spender applies an LSF unless it is None; its calibration is None too
-    peer_instrument = SpenderDESI()
+    peer_instrument = peer_desi.DESI()
     peer = SpectrumDecoder(wave_rest, n_latent=2, n_hidden=(2, 2, 2))
     nodes = wave_rest.double()
     x = torch.rand(BATCH, REST, requires_grad=True)

@@ -123,7 +123,7 @@ class Table(Grid):
     """
 
     def __init__(self, wave: ArrayLike) -> None:
-        self._wave = np.array(wave, dtype=np.float64)
+        self._wave = np.array(np.asarray(wave), dtype=np.float64)
         _check_nodes(self._wave)
         self.size = len(self._wave)
 

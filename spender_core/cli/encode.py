@@ -13,7 +13,7 @@ from spender_core.archives.writing import replacing
 from spender_core.batch import SpectrumBatch
 from spender_core.cli.show import print_table
 from spender_core.cli.spectra import Encoded, Models, encode, read, remark
-from spender_core.errors import FileError, InputError, NoSpectraError, SpenderError
+from spender_core.errors import InputError, NoSpectraError, SpenderError
 from spender_core.records import ModelCard
 
 FORMATS = {".fits": "fits", ".ecsv": "ascii.ecsv", ".parquet": "parquet"}
@@ -34,13 +34,14 @@ def run(
         try:
             instrument = registry.recognise(file)
             content = read(instrument, file, everything)
-            unused |= {f"{file}: {name}": cause for name, cause in content.rejected.items()}
-            if content.rows:
-                model = models.for_instrument(instrument)
-                batch = content.batch[content.rows]
-                rows += _rows(file, batch, model.card, encode(model, batch))
-        except (FileError, NoSpectraError) as error:
+        except SpenderError as error:
             unused[file] = str(error)
+            continue
+        unused |= {f"{file}: {name}": cause for name, cause in content.rejected.items()}
+        if content.rows:
+            model = models.for_instrument(instrument)
+            batch = content.batch[content.rows]
+            rows += _rows(file, batch, model.card, encode(model, batch))
     if rows:
         if output:
             _write(rows, output)

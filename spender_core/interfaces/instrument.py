@@ -138,15 +138,15 @@ class Instrument(ABC):
             raise InputError("batch needs wave, flux and ivar (or one spectrum of specutils)")
         flux_BL, ivar_BL = onto_grid(self.grid, wave, flux, ivar)
         redshift = None if z is None else np.broadcast_to(np.asarray(z, float), len(flux_BL)).copy()
-        return self.prepare(
-            SpectrumBatch(
-                torch.from_numpy(flux_BL.astype(np.float32)),
-                torch.from_numpy(ivar_BL.astype(np.float32)),
-                z=redshift,
-                instrument=self,
-                **columns,
-            )
+        # normalised in float64: in cgs units, ivar overflows float32
+        raw = SpectrumBatch(
+            torch.from_numpy(flux_BL),
+            torch.from_numpy(ivar_BL),
+            z=redshift,
+            instrument=self,
+            **columns,
         )
+        return self.prepare(raw).to(dtype=torch.float32)
 
     def prepare(self, raw: SpectrumBatch) -> SpectrumBatch:
         """Mask and normalise spectra that a loader has read, and complete their flags."""

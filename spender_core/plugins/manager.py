@@ -17,7 +17,7 @@ from typing import Any
 import pluggy
 
 from spender_core.errors import DuplicateNameError, PluginError, UnknownNameError
-from spender_core.plugins import builtin, hookspecs
+from spender_core.plugins import hookspecs
 from spender_core.plugins.hookspecs import GROUP
 from spender_core.records import (
     API_VERSION,
@@ -123,22 +123,17 @@ class Discovery:
 
 
 def installed() -> list[Candidate]:
-    """Return core's own plugin and those of the installed distributions, by name."""
-    from spender_core import __version__
-
-    found = []
-    for entry in metadata.entry_points(group=GROUP):
-        owner = entry.dist
-        found.append(
-            Candidate(
-                entry.name,
-                owner.name if owner else "unknown distribution",
-                owner.version if owner else "?",
-                entry.load,
-            )
+    """Return the plugins of the installed distributions, core's own among them, in order."""
+    found = [
+        Candidate(
+            entry.name,
+            entry.dist.name if entry.dist else "unknown distribution",
+            entry.dist.version if entry.dist else "?",
+            entry.load,
         )
-    core = Candidate("core", "spender-core", __version__, lambda: builtin)
-    return [core, *sorted(found, key=lambda candidate: (candidate.distribution, candidate.name))]
+        for entry in metadata.entry_points(group=GROUP)
+    ]
+    return sorted(found, key=lambda candidate: (candidate.distribution, candidate.name))
 
 
 def _examine(candidate: Candidate) -> _Examined:

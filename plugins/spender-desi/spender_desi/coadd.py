@@ -34,6 +34,11 @@ class Camera:
     mask: NDArray[Any]
     resolution: NDArray[Any] | None = None
 
+    @property
+    def weight(self) -> FloatArray:
+        """The ivar, 0 where masked, in float64."""
+        return np.where(self.mask != 0, 0.0, self.ivar).astype(np.float64)
+
 
 @dataclass(frozen=True)
 class Coadd:
@@ -71,9 +76,8 @@ def coadd_cameras(cameras: Mapping[str, Camera]) -> Coadd:
     mask = np.zeros(shape, dtype=np.int32)
     for name, camera in cameras.items():
         where = slices[name]
-        weight = np.where(camera.mask != 0, 0.0, camera.ivar)
-        total[:, where] += weight * camera.flux
-        ivar[:, where] += weight
+        total[:, where] += camera.weight * camera.flux
+        ivar[:, where] += camera.weight
         copied[:, where] = camera.flux
         mask[:, where] |= camera.mask.astype(np.int32)
     mean = np.divide(total, ivar, out=np.zeros(shape), where=ivar > 0)
@@ -110,7 +114,7 @@ def _coadd_resolution(
         rows = slice(first, first + diagonals)
         # element k of column j belongs to the row j + k - K // 2 of the matrix
         offset = np.arange(diagonals) - diagonals // 2
-        weight = camera.ivar[:, (np.arange(n) + offset[:, None]) % n]
+        weight = camera.weight[:, (np.arange(n) + offset[:, None]) % n]
         total[:, rows, slices[name]] += weight * camera.resolution
         norm[:, rows, slices[name]] += weight
         copied[:, rows, slices[name]] = camera.resolution

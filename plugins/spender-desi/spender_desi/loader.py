@@ -216,7 +216,8 @@ def _redshifts(
     place = np.searchsorted(target[order], wanted).clip(max=max(len(target) - 1, 0))
     found = np.zeros(n, dtype=bool) if len(target) == 0 else target[order][place] == wanted
     row = order[place[found]] if len(target) else np.zeros(0, dtype=int)
-    z[found], zerr[found] = redshift[row], np.abs(error[row])
+    z[found] = np.where(np.isfinite(redshift[row]) & (redshift[row] > -1), redshift[row], np.nan)
+    zerr[found] = np.where(np.isfinite(error[row]), np.abs(error[row]), np.inf)
     flags[found] |= np.where(warning[row] != 0, int(Flag.Z_WARNING), 0)
     uncertain = _uncertain(_desi_target(fibermap)[found], z[found], zerr[found], delta[row])
     flags[found] |= np.where(uncertain, int(Flag.Z_UNCERTAIN), 0)
