@@ -40,6 +40,7 @@ CONFIG = {
     "filters": [32, 64, 128],
     "encoder_hidden": [128, 64, 32],
     "decoder_hidden": [64, 128],
+    "activation": "leaky_relu",
 }
 SEED, TEST_SEED = 20260101, 7
 
@@ -63,6 +64,8 @@ def train(steps: int, batch_size: int, learning_rate: float) -> SpectrumAutoenco
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
     model = SpectrumAutoencoder(INSTRUMENTS, REST, **CONFIG)  # type: ignore[arg-type]
+    # begin with a flat, positive spectrum
+    torch.nn.init.ones_(model.decoder.get_parameter("mlp.4.bias"))
     optimizer = torch.optim.Adam(model.parameters(), learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.2)
     start = time.time()

@@ -100,6 +100,8 @@ def read(path: str | os.PathLike[str], instrument: str) -> Legacy:
             return _flow(dict(state))
     except KeyError as error:
         raise WeightsError(f"{path} is not a complete spender file: it lacks {error}") from error
+    except (IndexError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} is not a spender file: {error}") from error
     raise WeightsError(f"{path} is neither an autoencoder nor a flow of spender")
 
 
@@ -110,7 +112,8 @@ def _safe_load(path: str | os.PathLike[str]) -> Any:
         with torch.serialization.safe_globals(_ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+        reason = text.splitlines()[0] if text else type(error).__name__
         raise WeightsError(
             f"{path} cannot be read as plain tensors and arrays ({reason}). Files that need "
             "other objects are refused, since they could run code"

@@ -36,6 +36,7 @@ class Panel:
         sigma: Its uncertainty, shape (L,); infinite where masked.
         model: Reconstruction, shape (L,), NaN where the model does not reach; or None.
         z: Redshift, NaN if unknown.
+        unit: Of the flux density, if it is to be named.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Panel:
     sigma: FloatArray
     model: FloatArray | None
     z: float
+    unit: str = ""
 
 
 def panel(
@@ -53,6 +55,7 @@ def panel(
     made: Reconstruction | None = None,
     made_row: int | None = None,
     title: str | None = None,
+    unit: str = "",
 ) -> Panel:
     """Return what to draw of one spectrum of a batch, and of its reconstruction.
 
@@ -63,6 +66,7 @@ def panel(
         made: Reconstructions, if there are any.
         made_row: The row of `made`, if it is another one than that of the batch.
         title: Written above; the spectrum's id by default.
+        unit: Of the archive's flux density.
     """
     norm = float(batch.norm[row])
     ivar = batch.ivar[row].cpu().numpy().astype(float)
@@ -80,6 +84,7 @@ def panel(
         sigma,
         model,
         float(batch.z[row]),
+        unit,
     )
 
 
@@ -127,11 +132,15 @@ def _draw_flux(axes: Axes, one: Panel) -> None:
         axes.plot(one.wave, one.model, color=_MODEL, lw=1.0, label="model")
     axes.set_ylim(*_limits(one, good))
     axes.set_xlim(one.wave[0], one.wave[-1])
-    axes.set_ylabel("flux density")
-    axes.legend(loc="upper right", ncols=4, fontsize=7, frameon=False)
-    title = one.title + (f"   z = {one.z:.4f}" if np.isfinite(one.z) else "   z unknown")
-    axes.set_title(title, loc="left", fontsize=10, pad=34 if np.isfinite(one.z) else 6)
-    if np.isfinite(one.z):
+    axes.set_ylabel("flux density" + (f"\n({one.unit})" if one.unit else ""))
+    known = np.isfinite(one.z)
+    axes.legend(
+        loc="lower right", bbox_to_anchor=(1.0, 1.16 if known else 1.0), ncols=4, fontsize=7,
+        frameon=False, borderaxespad=0.2,
+    )  # fmt: skip
+    title = one.title + (f"   z = {one.z:.4f}" if known else "   z unknown")
+    axes.set_title(title, loc="left", fontsize=10, pad=34 if known else 6)
+    if known:
         rest = axes.secondary_xaxis(
             "top", functions=(_scaling(1 / (1 + one.z)), _scaling(1 + one.z))
         )
@@ -168,18 +177,18 @@ def _limits(one: Panel, good: NDArray[np.bool_]) -> tuple[float, float]:
 def _name_lines(axes: Axes, one: Panel) -> None:
     """Mark lines within the observed range; labels that would collide are left out."""
     width = one.wave[-1] - one.wave[0]
-    last = -np.inf
+    named: list[float] = []
     for rest, kind, label in lines():
         wave = rest * (1 + one.z)
         if not one.wave[0] < wave < one.wave[-1]:
             continue
         axes.axvline(wave, color=_KIND[kind], lw=0.6, ls=":", zorder=0)
-        if wave - last > 0.013 * width:
+        if all(abs(wave - other) > 0.013 * width for other in named):
             axes.annotate(
                 label, (wave, 0.98), xycoords=("data", "axes fraction"), rotation=90,
                 ha="right", va="top", fontsize=6.5, color=_KIND[kind],
             )  # fmt: skip
-            last = wave
+            named.append(wave)
 
 
 def _scaling(factor: float) -> Callable[[Any], Any]:

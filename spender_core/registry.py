@@ -10,12 +10,23 @@ from __future__ import annotations
 
 import builtins
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spender_core.errors import FileError, GridError, InputError, UnknownNameError, WeightsError
+from spender_core.errors import (
+    FileError,
+    GridError,
+    InputError,
+    MissingFileError,
+    PluginError,
+    SpenderError,
+    UnknownNameError,
+    WeightsError,
+)
 from spender_core.plugins.manager import Discovery, import_target
 from spender_core.records import ModelCard, PluginStatus, ServedInstrument
 
@@ -70,7 +81,20 @@ def instrument(name: str) -> Instrument:
         DuplicateNameError: Several do.
     """
     spec = discovery().get("instrument", name, _PUBLISHED)
-    made: Instrument = import_target(spec.target)()
+    factory = import_target(spec.target)
+    try:
+        made: Instrument = factory()
+    except Exception as error:
+        raise PluginError(f"cannot make instrument {name!r}, {spec.target}: {error}") from error
+    return made
+
+
+def _working(names: Iterable[str]) -> builtins.list[Instrument]:
+    """Return the installed ones of some instruments, without those that cannot be made."""
+    made = []
+    for name in [name for name in names if name in instruments()]:
+        with suppress(PluginError):
+            made.append(instrument(name))
     return made
 
 
@@ -80,8 +104,7 @@ def recognise(url: str) -> Instrument:
     Raises:
         FileError: The file cannot be read, or no installed instrument knows it.
     """
-    for name in instruments():
-        candidate = instrument(name)
+    for candidate in _working(instruments()):
         if candidate.loader is not None and candidate.loader.recognises(url):
             return candidate
     raise FileError(
@@ -140,13 +163,13 @@ def load(
     served = _instruments_of(card, instrument)
     model: Any
     if card.kind == "flow":
-        model = architecture.build(card)
+        model = _build(architecture, card)
     else:
         absent = {entry.name for entry in card.instruments} - {one.name for one in served}
-        tensors = {name: t for name, t in tensors.items() if not absent & {*name.split(".")[:2]}}
+        tensors = {name: t for name, t in tensors.items() if not _belongs(name, absent)}
         if weights.WAVE_REST not in tensors:
             raise WeightsError(f"{path} holds no {weights.WAVE_REST}, so its restframe is unknown")
-        model = architecture.build(card, served, tensors.pop(weights.WAVE_REST))
+        model = _build(architecture, card, served, tensors.pop(weights.WAVE_REST))
     weights.restore(model, tensors, str(path))
     model.card = card
     return served[0], model.eval().to(device)
@@ -175,6 +198,11 @@ def save(path: str | os.PathLike[str], model: Model | Flow, card: ModelCard) -> 
         )
     changes: dict[str, Any] = {"config": model.config}
     if isinstance(model, ModelType):
+        if len(model.calibration):
+            raise InputError(
+                f"the calibration of {', '.join(model.calibration)} cannot be stored in a file; "
+                "take it off with model.calibration.clear(), and keep it beside the file"
+            )
         changes["instruments"] = tuple(
             ServedInstrument(
                 name=name,
@@ -183,10 +211,15 @@ def save(path: str | os.PathLike[str], model: Model | Flow, card: ModelCard) -> 
             )
             for name, one in model.instruments.items()
         )
-    latents = model.config.get("n_latent", card.latents)
+    kind = "autoencoder" if isinstance(model, ModelType) else "flow"
+    if card.kind != kind:
+        raise InputError(f"the card is of kind {card.kind!r}, the model of kind {kind!r}")
+    latents = model.config.get("n_latent", getattr(model, "n_latent", card.latents))
     if latents != card.latents:
         raise InputError(f"the card says {card.latents} latents, the model has {latents}")
     described = card.model_copy(update=changes | {"weights": "", "file_format": "safetensors"})
+    if not described.instruments:
+        raise InputError("the card of a flow must name the instrument of its model")
     digest = weights.write(path, model, described)
     return described.model_copy(update={"sha256": digest})
 
@@ -194,6 +227,23 @@ def save(path: str | os.PathLike[str], model: Model | Flow, card: ModelCard) -> 
 def pull(name: str) -> Path:
     """Bring the weights of a model into the cache, and return their path."""
     return _weights_of(info(name))
+
+
+def _belongs(tensor: str, instruments: set[str]) -> bool:
+    """Tell whether a tensor is part of the encoder or LSF of one of the instruments."""
+    part, _, rest = tensor.partition(".")
+    return part in ("encoders", "lsf") and rest.partition(".")[0] in instruments
+
+
+def _build(architecture: Any, card: ModelCard, *arguments: Any) -> Any:
+    try:
+        return architecture.build(card, *arguments)
+    except SpenderError:
+        raise
+    except Exception as error:
+        raise WeightsError(
+            f"the config of {card.name!r} makes no {architecture.__name__}: {error}"
+        ) from error
 
 
 def _is_file(source: str) -> bool:
@@ -212,8 +262,13 @@ def _weights_of(card: ModelCard) -> Path:
     """Return the path of a card's weights, with their hash checked."""
     if card.weights.startswith("package:"):
         package, _, file = card.weights.removeprefix("package:").partition("/")
-        path = Path(str(resources.files(package) / file))
-        from spender_core.weights import file_sha256
+        try:
+            path = Path(str(resources.files(package) / file))
+        except ModuleNotFoundError as error:
+            raise WeightsError(f"the package {package} of {card.weights} is missing") from error
+        if not path.exists():
+            raise MissingFileError(f"there is no file {path}; install {package} again")
+        from spender_core.archives.writing import file_sha256
 
         found = file_sha256(path)
         if not card.sha256 or not found.startswith(card.sha256):
@@ -242,10 +297,13 @@ def _agreeing(card: ModelCard, stored: ModelCard, path: Path) -> ModelCard:
 def _instruments_of(card: ModelCard, wanted: str | None) -> builtins.list[Instrument]:
     """Return the installed instruments of a model, the wanted one first."""
     names = [entry.name for entry in card.instruments]
+    if not names:
+        raise WeightsError(f"the card of {card.name!r} names no instrument")
     if wanted is not None and wanted not in names:
         raise UnknownNameError(f"instrument in model {card.name!r}", wanted, names)
     first = wanted or names[0]
-    chosen = [first, *(n for n in names if n != first and n in instruments())]
+    working = {one.name for one in _working(names)}
+    chosen = [first, *(n for n in names if n != first and n in working)]
     made = []
     for name in chosen:
         one, entry = instrument(name), next(e for e in card.instruments if e.name == name)
@@ -269,9 +327,9 @@ def _from_legacy(
     content = legacy.read(path, name or "unknown")
     if name is None:
         fitting = [
-            n
-            for n in instruments()
-            if content.wave_obs is not None and content.fits(instrument(n).grid)
+            one.name
+            for one in _working(instruments())
+            if content.wave_obs is not None and content.fits(one.grid)
         ]
         if len(fitting) != 1:
             raise InputError(

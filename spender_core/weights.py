@@ -7,7 +7,6 @@ architecture; which class that is, the installed plugins say.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from spender_core.archives.writing import replacing
-from spender_core.errors import MissingFileError, WeightsError
+from spender_core.archives.writing import file_sha256, replacing
+from spender_core.errors import FileError, MissingFileError, WeightsError
 from spender_core.interfaces.model import Model
 from spender_core.records import API_VERSION, FORMAT_VERSION, ModelCard
 
@@ -37,7 +36,8 @@ def write(path: str | os.PathLike[str], model: nn.Module, card: ModelCard) -> st
         FileError: The file cannot be written.
     """
     tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
     }
     if isinstance(model, Model):
         tensors[WAVE_REST] = model.wave_rest
@@ -46,7 +46,10 @@ def write(path: str | os.PathLike[str], model: nn.Module, card: ModelCard) -> st
     )
     header = {_HEADER: described.to_json()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+        try:
+            save_file(tensors, temporary, metadata=header)
+        except SafetensorError as error:
+            raise FileError(f"cannot write {path}: {error}") from error
         return file_sha256(temporary)
 
 
@@ -104,10 +107,4 @@ def restore(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
             "The config in its card may belong to another file"
         )
     with torch.no_grad():
-        model.load_state_dict(dict(tensors), strict=True)
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Return the sha256 of a file, 64 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        model.load_state_dict(dict(tensors), strict=True, assign=True)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 import fsspec
 
 from spender_core.archives.opening import storage_options
-from spender_core.archives.writing import replacing
-from spender_core.errors import MissingFileError, OfflineError, WeightsError
+from spender_core.archives.writing import file_sha256, replacing
+from spender_core.errors import InputError, MissingFileError, OfflineError, WeightsError
 
 HUB = "https://huggingface.co"
-_CHUNK = 1 << 20
 
 
 def home() -> Path:
@@ -31,7 +29,10 @@ def resolve(location: str) -> str:
     """
     if not location.startswith("hf:"):
         return location
-    owner, repository, file = location.removeprefix("hf:").split("/", 2)
+    parts = location.removeprefix("hf:").split("/", 2)
+    if len(parts) < 3 or not all(parts):
+        raise InputError(f"{location!r} is not of the form 'hf:owner/repository/file'")
+    owner, repository, file = parts
     endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
     return f"{endpoint}/{owner}/{repository}/resolve/main/{file}"
 
@@ -54,7 +55,7 @@ def fetch(location: str, sha256: str) -> Path:
     name = url.rpartition("/")[2].partition("?")[0] or "file"
     folder = home() / "models" / hashlib.sha256(location.encode()).hexdigest()[:16]
     path = folder / name
-    if path.exists():
+    if path.exists() and file_sha256(path).startswith(sha256.lower()):
         return path
     if os.environ.get("SPENDER_OFFLINE", "") not in ("", "0"):
         raise OfflineError(
@@ -62,8 +63,8 @@ def fetch(location: str, sha256: str) -> Path:
             "the network, with SPENDER_HOME on a disk that both machines share"
         )
     with replacing(path) as temporary:
-        with temporary.open("wb") as target:
-            found = _copy(url, target)
+        _copy(url, temporary)
+        found = file_sha256(temporary)
         if not found.startswith(sha256.lower()):
             raise WeightsError(
                 f"{url} has sha256 {found}, expected {sha256}; it was removed. Try again, and "
@@ -72,15 +73,18 @@ def fetch(location: str, sha256: str) -> Path:
     return path
 
 
-def _copy(url: str, target: BinaryIO) -> str:
-    digest = hashlib.sha256()
+def _copy(url: str, target: Path) -> None:
+    """Copy a file with one request; fsspec.open takes every trouble for a missing file."""
+    from aiohttp import ClientError, ClientTimeout
+
+    options = storage_options(url)
+    if url.startswith("http"):
+        timeout = ClientTimeout(total=None, sock_connect=10, sock_read=30)
+        options = {"client_kwargs": {"timeout": timeout}}
     try:
-        with fsspec.open(url, "rb", **storage_options(url)) as source:
-            while chunk := source.read(_CHUNK):
-                digest.update(chunk)
-                target.write(chunk)
+        filesystem, path = fsspec.url_to_fs(url, **options)
+        filesystem.get_file(path, str(target))
     except FileNotFoundError as error:
         raise MissingFileError(f"the server has no file {url}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ClientError) as error:
         raise OfflineError(f"cannot download {url}: {type(error).__name__}: {error}") from error
-    return digest.hexdigest()

@@ -15,6 +15,7 @@ from spender_core.errors import InputError, NoSpectraError
 from spender_core.plot import Panel, panel, spectra
 
 FORMATS = (".png", ".pdf", ".svg")
+UNIT = "10⁻¹⁷ erg s⁻¹ cm⁻² Å⁻¹"
 
 
 def run(
@@ -42,7 +43,7 @@ def run(
         chi2 = float(result.chi2[row])
         title = f"{batch.label(row)}   {instrument.name}, {name}   S/N {float(batch.snr[row]):.1f}"
         title += f"   χ²/ν = {chi2:.2f}" if chi2 == chi2 else ""
-        panels.append(panel(batch, row, instrument, made, made_row, title))
+        panels.append(panel(batch, row, instrument, made, made_row, title, UNIT))
     save(panels, output)
     left = len(content.rows) - len(batch)
     print(f"{output}: {len(batch)} spectra" + (f", {left} more in the file" if left else ""))

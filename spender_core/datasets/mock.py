@@ -146,7 +146,7 @@ def _continuum(draw: _Draw, wave: Tensor, young_fraction: Tensor) -> Tensor:
 
 
 def _emission(draw: _Draw, wave: Tensor, young_fraction: Tensor) -> Tensor:
-    halpha = 10 ** (draw.normal(0.2, 0.45) + 1.5 * young_fraction) - 1.2
+    halpha = 10 ** (draw.normal(0.2, 0.35) + 1.4 * young_fraction) - 1.2
     halpha = halpha.clamp(min=0.0)  # equivalent width, Angstrom
     metal = draw.normal(0.0, 0.35)
     nii = 10 ** (-0.55 + metal).clamp(max=0.25)

@@ -153,7 +153,7 @@ def _examine(candidate: Candidate) -> _Examined:
     plugin.problems += _misspelt(module)
     for hook, (kind, record_type) in _HOOKS.items():
         try:
-            records = [record for result in getattr(manager.hook, hook)() for record in result]
+            records = _call(getattr(manager.hook, hook))
         except (Exception, SystemExit) as error:
             plugin.problems.append(f"{hook} fails: {_reason(error)}")
             continue
@@ -165,6 +165,17 @@ def _examine(candidate: Candidate) -> _Examined:
             else:
                 plugin.records[kind].append(record)
     return plugin
+
+
+def _call(hook: pluggy.HookCaller) -> list[Any]:
+    """Call what a plugin implements of a hook; pluggy's own call would drop None."""
+    records: list[Any] = []
+    for implementation in hook.get_hookimpls():
+        result: Any = implementation.function()
+        if isinstance(result, (Record, str, bytes, Mapping)) or not isinstance(result, Iterable):
+            raise PluginError(f"returned a {type(result).__name__}, must return a list of records")
+        records += result
+    return records
 
 
 def _fault(record: Any, expected: type[Record]) -> str:
@@ -218,5 +229,5 @@ def import_target(target: str) -> Any:
     module, _, name = target.partition(":")
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"cannot import {target}, named by a plugin: {_reason(error)}") from error

@@ -242,9 +242,7 @@ def test_loss_of_tensors_is_that_of_a_batch(normalize: bool) -> None:
     by_tensor = model.loss(
         spectra.flux, ivar, instrument="red", z=spectra.z, normalize=normalize, individual=True
     )
-    torch.testing.assert_close(
-        by_tensor, model.loss(spectra, normalize=normalize, individual=True)
-    )
+    torch.testing.assert_close(by_tensor, model.loss(spectra, normalize=normalize, individual=True))
     assert by_tensor.shape == (3,)
 
 

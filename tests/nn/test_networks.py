@@ -185,7 +185,9 @@ def test_density_of_two_latents_integrates_to_one() -> None:
     made = flow(2)
     samples = made.sample(2000, torch.Generator().manual_seed(0))
     middle, spread = samples.mean(0), samples.std(0)
-    axes = [torch.linspace(-10, 10, 801, dtype=torch.float64) * spread[k] + middle[k] for k in (0, 1)]
+    axes = [
+        torch.linspace(-10, 10, 801, dtype=torch.float64) * spread[k] + middle[k] for k in (0, 1)
+    ]
     s = torch.cartesian_prod(*axes)
     density = made.log_prob(s).exp().reshape(801, 801)
     total = torch.trapezoid(torch.trapezoid(density, axes[1]), axes[0])
@@ -215,7 +217,9 @@ def test_samples_are_the_inverse_of_the_density(n_latent: int) -> None:
 def test_density_is_that_of_a_change_of_variables() -> None:
     made = flow(4)
     s = torch.randn(1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    jacobian: Any = torch.autograd.functional.jacobian(lambda row: to_normal(made, row[None])[0], s[0])
+    jacobian: Any = torch.autograd.functional.jacobian(
+        lambda row: to_normal(made, row[None])[0], s[0]
+    )
     normal = torch.distributions.Normal(0.0, 1.0).log_prob(to_normal(made, s)).sum()
     torch.testing.assert_close(made.log_prob(s)[0], normal + jacobian.det().abs().log())
 

@@ -128,6 +128,11 @@ def test_a_misspelt_hook_without_the_decorator_is_named_with_the_right_one() -> 
     assert "did you mean spender_instruments" in problem
 
 
+def test_a_decorated_function_that_resembles_no_hook_is_named() -> None:
+    problem = only_problem(plugin("stray", my_models=hookimpl(lambda: [card("lost")])))
+    assert "my_models" in problem
+
+
 def test_a_hook_without_the_decorator_is_named() -> None:
     problem = only_problem(plugin("bare", spender_models=lambda: [card("lost")]))
     assert "spender_models" in problem

@@ -1,0 +1,333 @@
+"""SDSS and BOSS on fabricated files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from spender_sdss.instrument import BOSS, SDSS
+
+from spender_core import registry
+from spender_core.batch import Flag
+from spender_core.errors import FileError, InputError, MissingFileError, NoSpectraError
+from spender_core.interfaces import Instrument
+from spender_core.testing import InstrumentContract, LoaderContract
+
+SpecWriter = Callable[..., Path]
+
+BOSS_FILE = {"plate": 3655, "mjd": 55240, "fiberid": 104, "run2d": "v5_13_0", "start": 3.5514}
+
+
+class TestSDSS(InstrumentContract, LoaderContract):
+    @pytest.fixture
+    def instrument(self) -> Instrument:
+        return SDSS()
+
+    @pytest.fixture
+    def files(self, write_spec: SpecWriter) -> list[Path]:
+        return [write_spec(fiberid=n) for n in (308, 12, 640)]
+
+
+class TestBOSS(InstrumentContract, LoaderContract):
+    @pytest.fixture
+    def instrument(self) -> Instrument:
+        return BOSS()
+
+    @pytest.fixture
+    def files(self, write_spec: SpecWriter) -> list[Path]:
+        return [write_spec(**(BOSS_FILE | {"fiberid": n, "pixels": 4600})) for n in (104, 1000)]
+
+
+def test_the_registry_offers_both() -> None:
+    assert {"sdss", "boss"} <= set(registry.instruments())
+    assert registry.instrument("sdss").grid == SDSS.grid
+    assert registry.instrument("boss").grid == BOSS.grid
+
+
+def test_files_are_recognised_by_their_generation(write_spec: SpecWriter) -> None:
+    assert registry.recognise(str(write_spec())).name == "sdss"
+    assert registry.recognise(str(write_spec(run2d="104"))).name == "sdss"
+    assert registry.recognise(str(write_spec(**BOSS_FILE))).name == "boss"
+
+
+def test_columns_land_on_the_grid(write_spec: SpecWriter) -> None:
+    """A file that starts 31 pixels after the grid does."""
+    flux = np.arange(3820, dtype=float) + 1
+    batch = SDSS().loader.load(str(write_spec(start=3.5811, coadd={"flux": flux})))
+    assert batch.flux[0, 31:3851].tolist() == flux.tolist()
+    assert batch.good[0].nonzero()[:, 0].tolist() == list(range(31, 3851))
+    assert (batch.ivar[0, 31:3851] == 4).all()
+
+
+def test_pixels_before_the_grid_are_left_out(write_spec: SpecWriter) -> None:
+    flux = np.arange(3820, dtype=float) + 1
+    batch = SDSS().loader.load(str(write_spec(start=3.5770, coadd={"flux": flux})))
+    assert batch.flux[0, :3810].tolist() == flux[10:].tolist()
+
+
+def test_pixels_beyond_the_grid_are_left_out(write_spec: SpecWriter) -> None:
+    batch = SDSS().loader.load(str(write_spec(start=3.6000)))
+    assert batch.good[0].nonzero()[:, 0].tolist() == list(range(220, 3921))
+
+
+def test_pixels_that_are_bad_are_masked(write_spec: SpecWriter) -> None:
+    flux, ivar, mask = np.full(3820, 5.0), np.full(3820, 4.0), np.zeros(3820, dtype="i4")
+    flux[0], flux[1] = np.nan, np.inf
+    ivar[2:6] = [0.0, 1e-6, -1.0, np.nan]
+    mask[6], mask[7] = 1, -(2**31)
+    columns = {"flux": flux, "ivar": ivar, "and_mask": mask, "or_mask": np.ones(3820, dtype="i4")}
+    batch = SDSS().loader.load(str(write_spec(start=3.578, coadd=columns)))
+    assert (~batch.good[0, :3820]).nonzero()[:, 0].tolist() == list(range(8))
+    assert batch.flux.isfinite().all()
+
+
+def test_ids_redshift_and_error(write_spec: SpecWriter) -> None:
+    batch = SDSS().read(str(write_spec(plate=266, mjd=51602, fiberid=13, catalogue={"Z": 0.121})))
+    assert batch.ids is not None
+    assert batch.ids.tolist() == [(266, 51602, 13, "26")]
+    assert batch.z.item() == pytest.approx(0.121, rel=1e-6)
+    assert batch.zerr.item() == pytest.approx(2e-5, rel=1e-6)
+    assert batch.label(0) == "266-51602-13-26"
+    assert batch.flags.item() == 0
+
+
+def test_negative_errors_of_failed_fits_are_unknown(write_spec: SpecWriter) -> None:
+    batch = SDSS().read(str(write_spec(catalogue={"Z_ERR": -1.0, "ZWARNING": 16})), quality=False)
+    assert batch.zerr.isinf().all()
+
+
+@pytest.mark.parametrize(
+    "catalogue",
+    [{"ZWARNING": 1}, {"ZWARNING": 128}, {"SOURCETYPE": "SKY"}, {"OBJTYPE": "SKY"}],
+    ids=str,
+)
+def test_fibres_without_a_target_have_no_redshift(
+    write_spec: SpecWriter, catalogue: dict[str, Any]
+) -> None:
+    path = str(write_spec(catalogue=catalogue | {"Z": 4.5}))
+    batch = SDSS().read(path, quality=False)
+    assert batch.z.isnan().all()
+    assert batch.zerr.isinf().all()
+    assert Flag(int(batch.flags[0])) == Flag.NOT_TARGET | Flag.NO_Z | Flag.NORM_RMS
+    with pytest.raises(NoSpectraError, match="412-52254-308-26: sky fibre or no object"):
+        SDSS().read(path)
+
+
+@pytest.mark.parametrize("warning", [4, 16, 4 | 16])
+def test_redshift_warnings_cut(write_spec: SpecWriter, warning: int) -> None:
+    good, bad = str(write_spec(fiberid=1)), write_spec(fiberid=2, catalogue={"ZWARNING": warning})
+    assert [row["FIBERID"] for row in SDSS().read([good, str(bad)]).ids] == [1]  # type: ignore[union-attr]
+    batch = SDSS().read(str(bad), quality=False)
+    assert Flag(int(batch.flags[0])) == Flag.Z_WARNING
+    assert batch.z.item() == pytest.approx(0.1), "a doubtful redshift is kept"
+
+
+def test_the_other_generation_is_refused(write_spec: SpecWriter) -> None:
+    with pytest.raises(
+        FileError, match=r"comes from the boss spectro.*registry\.instrument\('boss"
+    ):
+        SDSS().read(str(write_spec(**BOSS_FILE)))
+    with pytest.raises(FileError, match="comes from the sdss spectrograph, not from boss"):
+        BOSS().read(str(write_spec()))
+
+
+def test_wavelengths_off_the_grid_are_refused(write_spec: SpecWriter) -> None:
+    loglam = 3.58003 + 1e-4 * np.arange(3820)
+    with pytest.raises(FileError, match="0308.fits: loglam does not lie on the grid"):
+        SDSS().read(str(write_spec(coadd={"loglam": loglam})))
+    twice = np.r_[3.58, 3.58 + 1e-4 * np.arange(3819)]
+    with pytest.raises(FileError, match="loglam does not lie on the grid"):
+        SDSS().read(str(write_spec(coadd={"loglam": twice})))
+
+
+def test_other_tables_are_refused(tmp_path: Path) -> None:
+    """Files of SDSS-V have other columns and ids."""
+    from astropy.table import Table
+
+    path = tmp_path / "spec-015143-59205-4544940698.fits"
+    Table({"FLUX": [1.0], "LOGLAM": [3.6], "WRESL": [1.0]}).write(path)
+    with pytest.raises(FileError, match=r"not a spec file.*SDSS-V files .* are not supported"):
+        SDSS().read(str(path))
+    assert not SDSS().loader.recognises(str(path))
+
+
+@pytest.mark.parametrize("missing", ["ZWARNING", "Z", "Z_ERR"])
+def test_missing_columns_are_named(write_spec: SpecWriter, missing: str) -> None:
+    from astropy.io import fits
+
+    path = write_spec()
+    with fits.open(path) as hdus:
+        hdus[2].columns.del_col(missing)
+        hdus.writeto(path.with_name("less.fits"))
+    with pytest.raises(FileError, match=rf"less\.fits is damaged.*{missing}"):
+        SDSS().read(str(path.with_name("less.fits")))
+
+
+def test_tables_without_rows_are_refused(write_spec: SpecWriter) -> None:
+    from astropy.io import fits
+
+    path = write_spec()
+    for number in (1, 2):
+        empty = path.with_name(f"empty{number}.fits")
+        with fits.open(path) as hdus:
+            hdus[number].data = hdus[number].data[:0]
+            hdus.writeto(empty)
+        with pytest.raises(FileError, match=empty.name):
+            SDSS().read(str(empty))
+        with pytest.raises(FileError, match=empty.name):
+            registry.recognise(str(empty)).read(str(empty))
+
+
+@pytest.mark.parametrize("fraction", [0.02, 0.3, 0.6, 0.85, 0.93, 0.97])
+def test_truncated_files_are_refused_or_complete(
+    write_spec: SpecWriter, tmp_path: Path, fraction: float
+) -> None:
+    """Wherever a download broke off, the file is named, or everything needed is there."""
+    whole = write_spec()
+    part = tmp_path / "part.fits"
+    content = whole.read_bytes()
+    part.write_bytes(content[: int(fraction * len(content))])
+    try:
+        batch = SDSS().read(str(part))
+    except FileError as error:
+        assert "part.fits" in str(error)
+    else:
+        assert torch.equal(batch.flux, SDSS().read(str(whole)).flux)
+
+
+SAS = "https://data.sdss.org/sas"
+LITE = "spec-0412-52254-0308.fits"
+
+
+@pytest.mark.parametrize(
+    ("instrument", "release", "row", "urls"),
+    [
+        (
+            SDSS(),
+            "dr17",
+            (412, 52254, 308, "26"),
+            [
+                f"{SAS}/dr17/sdss/spectro/redux/26/spectra/lite/0412/{LITE}",
+                f"{SAS}/dr17/sdss/spectro/redux/26/spectra/full/0412/{LITE}",
+            ],
+        ),
+        (
+            SDSS(),
+            "dr16",
+            (412, 52254, 308),
+            [
+                f"{SAS}/dr16/sdss/spectro/redux/{run2d}/spectra/{kind}/0412/{LITE}"
+                for kind in ("lite", "full")
+                for run2d in ("26", "104", "103")
+            ],
+        ),
+        (
+            BOSS(),
+            "dr16",
+            (3655, 55240, 104),
+            [
+                f"{SAS}/dr16/eboss/spectro/redux/v5_13_0/spectra/{kind}/3655/spec-3655-55240-0104.fits"
+                for kind in ("lite", "full")
+            ],
+        ),
+        (
+            BOSS(),
+            "dr17",
+            (10000, 57346, 3),
+            [
+                f"{SAS}/dr17/eboss/spectro/redux/v5_13_2/spectra/{kind}/10000/spec-10000-57346-0003.fits"
+                for kind in ("lite", "full")
+            ],
+        ),
+    ],
+    ids=["sdss dr17", "sdss dr16", "boss dr16", "boss dr17"],
+)
+def test_ids_are_found_in_the_archive(
+    instrument: Instrument, release: str, row: tuple[Any, ...], urls: list[str]
+) -> None:
+    (source,) = instrument.loader.locate([row], None, release)
+    assert list(source.urls) == urls
+    assert not source.rows
+
+
+def test_the_default_release_is_the_last_one() -> None:
+    (source,) = SDSS().loader.locate([(412, 52254, 308)], None, None)
+    assert source.urls[0].startswith(f"{SAS}/dr17/sdss/")
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/sas", "/data/sas/", "file:///data/sas"])
+def test_another_root_replaces_the_archives(root: str) -> None:
+    (source,) = SDSS().loader.locate([(412, 52254, 308, "26")], root, "dr17")
+    assert (
+        source.urls[0] == f"{root.rstrip('/')}/dr17/sdss/spectro/redux/26/spectra/lite/0412/{LITE}"
+    )
+
+
+@pytest.mark.parametrize("run2d", ["../x", "..", "a/b", "v5 13", "%2e", "26;"])
+def test_reductions_cannot_lead_elsewhere(run2d: str) -> None:
+    with pytest.raises(InputError, match="may only have letters, digits and underscores"):
+        SDSS().loader.locate([(412, 52254, 308, run2d)], None, None)
+
+
+def test_long_names_of_reductions_are_not_cut() -> None:
+    """Either the whole name is used, or it is refused."""
+    try:
+        (source,) = BOSS().loader.locate([(3655, 55240, 104, "v5_13_0_test")], None, None)
+    except InputError:
+        return
+    assert "/v5_13_0_test/" in source.urls[0]
+
+
+@pytest.mark.parametrize("row", [(412, 52254), (412,), (412, 52254, 308, "26", 1), 412])
+def test_other_ids_are_refused(row: Any) -> None:
+    with pytest.raises(
+        InputError, match=r"\(plate, mjd, fiberid\) or \(plate, mjd, fiberid, run2d"
+    ):
+        SDSS().loader.locate([row], None, None)
+
+
+def test_ids_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(InputError):
+        SDSS().loader.locate([("x", 52254, 308)], None, None)
+
+
+@pytest.mark.parametrize("instrument", [SDSS(), BOSS()], ids=lambda one: one.name)
+def test_unknown_releases_are_refused(instrument: Instrument) -> None:
+    with pytest.raises(
+        InputError, match=r"release 'dr99' has no .* data; known: \['dr16', 'dr17'\]"
+    ):
+        instrument.loader.locate([(412, 52254, 308)], None, "dr99")
+
+
+def archive(root: Path, kind: str, run2d: str, plate: int) -> Path:
+    return root / "dr17" / "sdss" / "spectro" / "redux" / run2d / "spectra" / kind / f"{plate:04d}"
+
+
+def test_spectra_are_read_by_id_from_a_root(write_spec: SpecWriter, tmp_path: Path) -> None:
+    paths = [
+        write_spec(archive(tmp_path, "lite", "26", 412), fiberid=308),
+        write_spec(archive(tmp_path, "full", "103", 2500), plate=2500, fiberid=7, run2d="103"),
+    ]
+    ids = [(2500, 52254, 7), (412, 52254, 308)]
+    batch = SDSS().read(ids, root=tmp_path)
+    direct = SDSS().read([str(path) for path in reversed(paths)])
+    assert torch.equal(batch.flux, direct.flux)
+    assert batch.ids is not None
+    assert [tuple(row)[:3] for row in batch.ids.tolist()] == ids
+    single = SDSS().read((412, 52254, 308), root=tmp_path)
+    assert torch.equal(single.flux, batch.flux[1:])
+
+
+def test_rows_of_a_batch_are_ids(write_spec: SpecWriter, tmp_path: Path) -> None:
+    write_spec(archive(tmp_path, "lite", "26", 412))
+    batch = SDSS().read([(412, 52254, 308)], root=tmp_path)
+    assert torch.equal(SDSS().read(batch.ids, root=tmp_path).flux, batch.flux)
+
+
+def test_ids_that_do_not_exist_are_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="spec-0412-52254-0308"):
+        SDSS().read([(412, 52254, 308)], root=tmp_path)
