@@ -133,7 +133,7 @@ class SpectrumBatch:
             dtype = torch.float32
         if values is None:
             return torch.full((len(self),), default, dtype=dtype, device=device)
-        column = torch.as_tensor(values).to(device=device, dtype=dtype)
+        column = as_tensor(values, dtype).to(device=device, dtype=dtype)
         if column.shape != (len(self),):
             raise InputError(
                 f"{name} must have shape ({len(self)},), one value a spectrum, "
@@ -192,7 +192,10 @@ class SpectrumBatch:
 
     def __getitem__(self, index: Any) -> SpectrumBatch:
         """Select spectra by a row, slice, list of rows or boolean mask; always a batch."""
-        rows = torch.arange(len(self))[_host_index(index)].reshape(-1)
+        index = index.cpu().numpy() if isinstance(index, Tensor) else index
+        if isinstance(index, Sequence) and len(index) == 0:
+            index = slice(0)
+        rows = torch.from_numpy(np.atleast_1d(np.arange(len(self))[index]).copy())
         there = rows.to(self.flux.device)
         return SpectrumBatch(
             self.flux[there],
@@ -236,6 +239,8 @@ class SpectrumBatch:
             raise InputError(
                 f"cannot concatenate batches of different instruments and pixels: {sorted(kinds, key=str)}"
             )
+        if len({None if batch.ids is None else batch.ids.dtype for batch in batches} - {None}) > 1:
+            raise InputError("the ids of the batches have different fields")
         for name in ("ids", "lsf"):
             if len({getattr(batch, name) is None for batch in batches}) > 1:
                 raise InputError(f"some of the batches have {name} and some have none")
@@ -273,10 +278,6 @@ def _floating(name: str, values: Any) -> Tensor:
     return tensor
 
 
-def _host_index(index: Any) -> Any:
-    if isinstance(index, Tensor):
-        return index.cpu()
-    if isinstance(index, (int, np.integer, slice)):
-        return index
-    array = np.asarray(index)
-    return torch.from_numpy(array if array.size else array.astype(np.int64))
+def as_tensor(values: Any, dtype: torch.dtype) -> Tensor:
+    """Return a tensor as it is, and anything else in `dtype`, without rounding numbers first."""
+    return values if isinstance(values, Tensor) else torch.as_tensor(np.array(values)).to(dtype)

@@ -89,7 +89,7 @@ class Linear(Grid):
         return nodes
 
     def _definition(self) -> bytes:
-        return f"linear {self.start!r} {self.step!r} {self.size}".encode()
+        return f"linear {float(self.start)!r} {float(self.step)!r} {int(self.size)}".encode()
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class Log(Grid):
         return nodes
 
     def _definition(self) -> bytes:
-        return f"log10 {self.start!r} {self.step!r} {self.size}".encode()
+        return f"log10 {float(self.start)!r} {float(self.step)!r} {int(self.size)}".encode()
 
 
 class Table(Grid):

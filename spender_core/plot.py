@@ -170,7 +170,7 @@ def _limits(one: Panel, good: NDArray[np.bool_]) -> tuple[float, float]:
     if one.model is not None and np.isfinite(one.model).any():
         low, high = min(low, np.nanmin(one.model)), max(high, np.nanmax(one.model))
     low = min(low, 0.0)
-    span = max(high - low, 1e-12)
+    span = (high - low) or 1.0
     return low - 0.05 * span, high + 0.30 * span
 
 

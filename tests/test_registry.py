@@ -255,7 +255,7 @@ def test_a_float64_model_comes_back_the_same(survey: Survey, path: Path) -> None
     assert_alike(model, registry.load(path)[1], spectra().to(dtype=torch.float64))
 
 
-def test_a_calibration_does_not_keep_a_model_from_loading(survey: Survey, path: Path) -> None:
+def test_a_calibration_is_not_lost_in_silence(survey: Survey, path: Path) -> None:
     class Gain(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -265,6 +265,10 @@ def test_a_calibration_does_not_keep_a_model_from_loading(survey: Survey, path: 
             return self.gain * y
 
     model = small(calibration={"near": Gain()})
+    with pytest.raises(InputError, match="calibration of near cannot be stored"):
+        registry.save(path, model, CARD)
+    assert not path.exists()
+    model.calibration.clear()
     registry.save(path, model, CARD)
     batch = spectra()
     assert torch.equal(registry.load(path)[1].encode(batch), model.encode(batch))

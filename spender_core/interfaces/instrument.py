@@ -137,7 +137,9 @@ class Instrument(ABC):
         if flux is None or ivar is None:
             raise InputError("batch needs wave, flux and ivar (or one spectrum of specutils)")
         flux_BL, ivar_BL = onto_grid(self.grid, wave, flux, ivar)
-        redshift = None if z is None else np.broadcast_to(np.asarray(z, float), len(flux_BL)).copy()
+        redshift = None if z is None else np.asarray(z, dtype=np.float64)
+        if redshift is not None and redshift.size == 1:
+            redshift = np.full(len(flux_BL), redshift)
         # normalised in float64: in cgs units, ivar overflows float32
         raw = SpectrumBatch(
             torch.from_numpy(flux_BL),
@@ -172,14 +174,12 @@ class Instrument(ABC):
         )
 
     def _sources(self, source: Any, root: str | None, release: str | None) -> list[Source]:
-        if isinstance(source, (str, os.PathLike)):
+        if isinstance(source, (str, os.PathLike, np.void)) or _is_one_id(source):
             source = [source]
         if len(source) == 0:
             raise InputError("nothing to read: give a path, a list of paths, or a list of ids")
-        if not isinstance(source, np.ndarray) and isinstance(source[0], (str, os.PathLike)):
+        if all(isinstance(entry, (str, os.PathLike)) for entry in source):
             return [Source((os.fspath(path),)) for path in source]
-        if isinstance(source, tuple) and not isinstance(source[0], (tuple, np.void)):
-            source = [source]  # a single id
         return self.loader.locate(source, root, release)
 
     def _load(self, urls: tuple[str, ...]) -> SpectrumBatch:
@@ -208,6 +208,17 @@ class Instrument(ABC):
                 f"{'; ...' if len(batch) > 5 else ''}). Read with quality=False to get them all"
             )
         return batch if bool(keep.all()) else batch[keep]
+
+
+def _is_one_id(source: Any) -> bool:
+    """A tuple is one id, unless it holds ids or nothing but paths."""
+    parts = (str, os.PathLike)
+    return (
+        isinstance(source, tuple)
+        and len(source) > 0
+        and not all(isinstance(part, parts) for part in source)
+        and not any(isinstance(part, (tuple, list, np.void)) for part in source)
+    )
 
 
 def _select(loaded: SpectrumBatch, source: Source, urls: Sequence[str]) -> SpectrumBatch:

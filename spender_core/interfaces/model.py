@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spender_core import losses
-from spender_core.batch import SpectrumBatch
+from spender_core.batch import SpectrumBatch, as_tensor
 from spender_core.errors import GridError, InputError, RedshiftError, UnknownNameError
 from spender_core.grid import Grid, as_grid
 from spender_core.interfaces.instrument import Instrument
@@ -241,7 +241,7 @@ class Model(nn.Module, ABC):
     def _redshifts(self, z: Any, x_BR: Tensor) -> Tensor:
         if z is None:
             return torch.zeros(len(x_BR), dtype=torch.float64, device=x_BR.device)
-        z_B = torch.as_tensor(z, device=x_BR.device).reshape(-1)
+        z_B = as_tensor(z, torch.float64).to(x_BR.device).reshape(-1)
         if len(z_B) not in (1, len(x_BR)):
             raise InputError(f"{len(z_B)} redshifts for {len(x_BR)} spectra")
         if not bool((z_B > -1).all()) or bool(z_B.isinf().any()):

@@ -466,7 +466,35 @@ def test_plot_takes_a_redshift(
     assert all(panel.z == 0.2 and panel.model is not None for panel in known)
     assert "χ²/ν" in known[0].title
     assert "100-sv3-dark-57   desi, desi_demo   S/N" in known[0].title
-    assert_one_line(spender("plot", coadd, "-o", tmp_path / "a.png", "--z", "-3"), "z must be > -1")
+    assert unknown[0].title.startswith("100-sv3-dark-57   desi, desi_demo   S/N")
+    impossible = spender("plot", coadd, "-o", tmp_path / "a.png", "--z", "-3")
+    assert impossible.code == 1
+    assert "spender: error: z must be > -1" in impossible.err.splitlines()[-1]
+
+
+def test_plot_normalises_anew_with_the_redshift_given(
+    spender: Spender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a redshift the RMS is the norm, on which no model was trained."""
+    from spender_core.cli import draw
+
+    encoded: list[Any] = []
+
+    def spy(model: Any, batch: Any, **options: Any) -> Any:
+        encoded.append(batch)
+        return encode(model, batch, **options)
+
+    encode = draw.encode
+    monkeypatch.setattr(draw, "encode", spy)
+    coadd = write_coadd(tmp_path / "coadd-x.fits")
+    assert spender("plot", coadd, "-o", tmp_path / "a.png", "--z", "0.1").code == 0
+    (batch,) = encoded
+    assert batch.flags.tolist() == [0, 0]
+    desi = registry.instrument("desi")
+    rest = desi.wave / 1.1
+    for row in range(2):
+        inside = batch.good[row].numpy() & (rest > 5300) & (rest < 5850)
+        assert batch.flux[row, inside].median().item() == pytest.approx(1.0)
 
 
 def test_plot_draws_at_most_what_is_asked_for(spender: Spender, tmp_path: Path) -> None:

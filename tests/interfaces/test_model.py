@@ -157,7 +157,7 @@ def test_unknown_redshifts_name_their_spectra() -> None:
 
 def test_an_instrument_with_another_grid_is_refused() -> None:
     model = straight()
-    with pytest.raises(GridError, match="size=201.*the model was made for.*size=200"):
+    with pytest.raises(GridError, match=r"size=201.*the model was made for.*size=200"):
         model.transform(model.decode(torch.ones(1, 2)), OtherRed())
 
 

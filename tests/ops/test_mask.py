@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ def test_widths_grow_with_intensity() -> None:
 
 def test_a_higher_threshold_masks_less() -> None:
     masks = [sky_line_mask(FINE, min_intensity=level) for level in (2.0, 10.0, 50.0, 1e9)]
-    for more, less in zip(masks[:-1], masks[1:], strict=True):
+    for more, less in pairwise(masks):
         assert (more | ~less).all()
         assert more.sum() > less.sum()
     assert not masks[-1].any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def test_the_other_generation_is_refused(write_spec: SpecWriter) -> None:
 
 def test_wavelengths_off_the_grid_are_refused(write_spec: SpecWriter) -> None:
     loglam = 3.58003 + 1e-4 * np.arange(3820)
-    with pytest.raises(FileError, match="0308.fits: loglam does not lie on the grid"):
+    with pytest.raises(FileError, match=r"0308\.fits: loglam does not lie on the grid"):
         SDSS().read(str(write_spec(coadd={"loglam": loglam})))
     twice = np.r_[3.58, 3.58 + 1e-4 * np.arange(3819)]
     with pytest.raises(FileError, match="loglam does not lie on the grid"):
@@ -191,12 +192,12 @@ def test_truncated_files_are_refused_or_complete(
     part = tmp_path / "part.fits"
     content = whole.read_bytes()
     part.write_bytes(content[: int(fraction * len(content))])
-    try:
-        batch = SDSS().read(str(part))
-    except FileError as error:
-        assert "part.fits" in str(error)
-    else:
-        assert torch.equal(batch.flux, SDSS().read(str(whole)).flux)
+    if fraction > 0.95:  # what is missing is the last table, which is not needed
+        with contextlib.suppress(FileError):
+            assert torch.equal(SDSS().read(str(part)).flux, SDSS().read(str(whole)).flux)
+        return
+    with pytest.raises(FileError, match=r"part\.fits"):
+        SDSS().read(str(part))
 
 
 SAS = "https://data.sdss.org/sas"
