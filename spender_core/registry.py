@@ -148,7 +148,8 @@ def load(
     """
     source = os.fspath(source)
     if _is_file(source):
-        path, card = _local(source), None
+        path = _local(source)
+        card = _published(path) if path.suffix == ".pt" else None
     else:
         card = info(source)
         path = _weights_of(card)
@@ -284,6 +285,17 @@ def _weights_of(card: ModelCard) -> Path:
     return fetch(card.weights, card.sha256)
 
 
+def _published(path: Path) -> ModelCard | None:
+    """Return the card of a file that a plugin knows by its name and hash, if one does."""
+    from spender_core.archives.writing import file_sha256
+
+    for name in list():
+        card = info(name)
+        if card.weights.rpartition("/")[2] == path.name and path.exists():
+            return card if card.sha256 and file_sha256(path).startswith(card.sha256) else None
+    return None
+
+
 def _agreeing(card: ModelCard, stored: ModelCard, path: Path) -> ModelCard:
     for name in ("name", "kind", "architecture", "config", "instruments", "latents"):
         if getattr(card, name) != getattr(stored, name):
@@ -350,6 +362,7 @@ def _from_legacy(
         instruments=(ServedInstrument(name=name, grid=one.grid.sha256, lsf_taps=content.lsf_taps),),
         latents=content.latents,
         lsf="constant" if content.lsf_taps else "none",
+        training={} if content.losses is None else {"losses": content.losses},
     )
     if card is None:
         return made, content.tensors

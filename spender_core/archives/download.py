@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fsspec
 
-from spender_core.archives.opening import storage_options
+from spender_core.archives.opening import require_network, storage_options
 from spender_core.archives.writing import file_sha256, replacing
 from spender_core.errors import InputError, MissingFileError, OfflineError, WeightsError
 
@@ -57,11 +57,11 @@ def fetch(location: str, sha256: str) -> Path:
     path = folder / name
     if path.exists() and file_sha256(path).startswith(sha256.lower()):
         return path
-    if os.environ.get("SPENDER_OFFLINE", "") not in ("", "0"):
-        raise OfflineError(
-            f"{url} is not in the cache ({path}) and SPENDER_OFFLINE is set; load it once with "
-            "the network, with SPENDER_HOME on a disk that both machines share"
-        )
+    require_network(
+        url,
+        f"it is not in the cache ({path}); load it once with the network, with SPENDER_HOME on a "
+        "disk that both machines share",
+    )
     with replacing(path) as temporary:
         _copy(url, temporary)
         found = file_sha256(temporary)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import fsspec
 from astropy.io import fits
 
-from spender_core.errors import FileError, MissingFileError
+from spender_core.errors import FileError, MissingFileError, OfflineError
 
 
 def join(root: str, *parts: str) -> str:
@@ -23,13 +23,14 @@ def is_remote(url: str) -> bool:
     return "://" in url and not url.startswith("file://")
 
 
-def exists(url: str) -> bool:
-    """Tell whether a file exists, on disk or remotely."""
-    try:
-        filesystem, path = fsspec.url_to_fs(url, **storage_options(url))
-        return bool(filesystem.exists(path))
-    except OSError as error:
-        raise FileError(f"cannot reach {url}: {error}") from error
+def require_network(url: str, hint: str = "read it from a local copy") -> None:
+    """Refuse to touch the network where the environment variable SPENDER_OFFLINE is set.
+
+    Raises:
+        OfflineError: It is set, to anything but 0.
+    """
+    if os.environ.get("SPENDER_OFFLINE", "") not in ("", "0"):
+        raise OfflineError(f"{url} is remote and SPENDER_OFFLINE is set; {hint}")
 
 
 def storage_options(url: str) -> dict[str, Any]:
@@ -44,7 +45,10 @@ def open_fits(url: str) -> Iterator[fits.HDUList]:
     Raises:
         MissingFileError: The file does not exist.
         FileError: The file cannot be read, or is not FITS.
+        OfflineError: It is remote, and SPENDER_OFFLINE is set.
     """
+    if is_remote(url):
+        require_network(url)
     try:
         with (
             fsspec.open(url, "rb", **storage_options(url)) as file,
@@ -52,7 +56,10 @@ def open_fits(url: str) -> Iterator[fits.HDUList]:
         ):
             yield hdus
     except FileNotFoundError as error:
-        raise MissingFileError(f"there is no file {url}; check the path, or the root") from error
+        where = (
+            "or its server cannot be reached" if is_remote(url) else "check the path, or the root"
+        )
+        raise MissingFileError(f"there is no file {url}; {where}") from error
     except FileError:
         raise
     except (OSError, fits.VerifyError) as error:
@@ -65,8 +72,3 @@ def parent_and_name(url: str) -> tuple[str, str]:
     """Split a path or URL into its folder and the file's name."""
     folder, slash, name = url.rpartition("/")
     return (folder + slash if slash else "", name)
-
-
-def local_path(url: str) -> Path:
-    """Return a local path for a path or file:// URL."""
-    return Path(url.removeprefix("file://"))
