@@ -34,6 +34,8 @@ class Flag(IntFlag):
     """A sky fibre, a broken one, or one without an object."""
     EMPTY = 64
     """No good pixel at all."""
+    SPARSE = 128
+    """Less than a tenth of the pixels is good. No reason to reject, but to look."""
 
     @property
     def causes(self) -> list[str]:
@@ -49,6 +51,7 @@ _CAUSES = {
     Flag.FIBRE: "fibre flagged by the survey",
     Flag.NOT_TARGET: "sky fibre or no object",
     Flag.EMPTY: "no good pixel",
+    Flag.SPARSE: "less than a tenth of the pixels is good",
 }
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import fsspec
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyWarning
+from astropy.utils.exceptions import AstropyUserWarning
 
 from spender_core.errors import FileError, MissingFileError, OfflineError
 
@@ -51,6 +54,7 @@ def open_fits(url: str) -> Iterator[fits.HDUList]:
         require_network(url)
     try:
         with (
+            _strict(),
             fsspec.open(url, "rb", **storage_options(url)) as file,
             fits.open(file, memmap=False, lazy_load_hdus=True) as hdus,
         ):
@@ -62,10 +66,19 @@ def open_fits(url: str) -> Iterator[fits.HDUList]:
         raise MissingFileError(f"there is no file {url}; {where}") from error
     except FileError:
         raise
-    except (OSError, fits.VerifyError) as error:
+    except (OSError, fits.VerifyError, AstropyUserWarning) as error:
         raise FileError(
             f"cannot read {url} as FITS: {error}. If it was downloaded, remove it and try again"
         ) from error
+
+
+@contextmanager
+def _strict() -> Iterator[None]:
+    """Let astropy raise where it would warn that a file is truncated or damaged."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "File may have been truncated", AstropyUserWarning)
+        warnings.filterwarnings("error", "(?s).*Error validating header", VerifyWarning)
+        yield
 
 
 def parent_and_name(url: str) -> tuple[str, str]:

@@ -33,7 +33,11 @@ def run(
         raise NoSpectraError(f"no usable spectrum in {file} ({causes}); --all keeps flagged ones")
     batch = content.batch[content.rows[:most]]
     if z is not None:
-        batch = batch.replace(z=torch.full((len(batch),), z), flags=batch.flags & ~int(Flag.NO_Z))
+        known = batch.replace(
+            z=torch.full((len(batch),), z, dtype=torch.float64),
+            flags=batch.flags & ~int(Flag.NO_Z | Flag.NORM_RMS),
+        )
+        batch = instrument.prepare(known)
     model = Models(wanted).for_instrument(instrument)
     result = encode(model, batch, keep=True)
     name = model.card.name if model.card else type(model).__name__

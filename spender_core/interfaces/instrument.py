@@ -158,10 +158,12 @@ class Instrument(ABC):
         wave = torch.tensor(self.wave)
         norm, used_rms = normalization(raw.flux, ivar, raw.z, wave, self.norm_window)
         flags = raw.flags.clone()
+        share = (ivar > 0).float().mean(dim=1)
         conditions = {
             Flag.NORM_RMS: used_rms,
             Flag.NO_Z: raw.z.isnan(),
-            Flag.EMPTY: ~(ivar > 0).any(dim=1),
+            Flag.EMPTY: share == 0,
+            Flag.SPARSE: (share > 0) & (share < 0.1),
         }
         for flag, where in conditions.items():
             flags |= int(flag) * where.to(flags)

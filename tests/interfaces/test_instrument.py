@@ -418,3 +418,14 @@ class TestSpecutils:
     def test_it_comes_alone(self, spectrum: Any) -> None:
         with pytest.raises(InputError, match="brings its own flux and uncertainty"):
             Unmasked().batch(spectrum(), ONES, ONES)
+
+
+@pytest.mark.parametrize(("good", "flagged"), [(0, False), (9, True), (10, False), (100, False)])
+def test_a_spectrum_of_few_good_pixels_is_flagged(good: int, flagged: bool) -> None:
+    class Hundred(Instrument):
+        name, grid = "hundred", Linear(4000.0, 2.0, 100)
+        loader = None  # type: ignore[assignment]
+
+    ivar = np.where(np.arange(100) < good, 1.0, 0.0)
+    batch = Hundred().batch(Hundred.grid.wave, np.ones(100), ivar, z=0.0)
+    assert bool(int(batch.flags[0]) & Flag.SPARSE) == flagged

@@ -76,7 +76,7 @@ def coadd_cameras(cameras: Mapping[str, Camera]) -> Coadd:
     mask = np.zeros(shape, dtype=np.int32)
     for name, camera in cameras.items():
         where = slices[name]
-        total[:, where] += camera.weight * camera.flux
+        total[:, where] += camera.weight * np.where(camera.weight > 0, camera.flux, 0.0)
         ivar[:, where] += camera.weight
         copied[:, where] = camera.flux
         mask[:, where] |= camera.mask.astype(np.int32)

@@ -67,7 +67,7 @@ class CoaddLoader(Loader):
                 raise FileError(f"{url} is damaged or incomplete: {error}; get it again") from error
         try:
             coadd = coadd_cameras(cameras)
-        except FileError as error:
+        except (FileError, ValueError) as error:
             raise FileError(f"{url}: {error}") from error
         bad = (coadd.mask != 0) | ~(coadd.ivar > MIN_IVAR) | ~np.isfinite(coadd.flux)
         bad |= ~np.isfinite(coadd.ivar)
@@ -137,12 +137,16 @@ def _parse_id(row: Any, surveys: list[str], release: str) -> tuple[str, str, int
             f"ids of DESI spectra are (survey, program, healpix) or (survey, program, healpix, "
             f"TARGETID), got {row!r}"
         )
-    survey, program, healpix = str(row[0]), str(row[1]), int(row[2])
+    try:
+        healpix, target = int(row[2]), int(row[3]) if len(row) == 4 else None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"healpix and TARGETID must be whole numbers, got {row!r}") from error
+    survey, program = str(row[0]), str(row[1])
     if survey not in surveys:
         raise InputError(f"survey {survey!r} is not in release {release}; it has {surveys}")
     if program not in PROGRAMS:
         raise InputError(f"program {program!r} is not known; use one of {PROGRAMS}")
-    return survey, program, healpix, int(row[3]) if len(row) == 4 else None
+    return survey, program, healpix, target
 
 
 def _refuse_others(url: str, hdus: fits.HDUList) -> None:

@@ -99,10 +99,17 @@ class SpecLoader(Loader):
         )
 
     def _ids(self, rows: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.void]]:
-        filled = [
-            (*map(int, tuple(row)[:3]), str(row[3]).strip() if len(row) > 3 else "") for row in rows
-        ]
-        return np.array(filled, dtype=self.id_dtype)
+        try:
+            filled: list[tuple[Any, ...]] = [
+                (*map(int, tuple(row)[:3]), str(row[3]).strip() if len(row) > 3 else "")
+                for row in rows
+            ]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"plate, mjd and fiberid must be whole numbers: {error}") from error
+        made = np.array(filled, dtype=self.id_dtype)
+        if long := [row[3] for row in filled if len(row[3]) > 8]:
+            raise InputError(f"run2d {long[0]!r} has more than 8 characters")
+        return made
 
     def locate(self, ids: Sequence[Any], root: str | None, release: str | None) -> list[Source]:
         """Find (plate, mjd, fiberid) or (plate, mjd, fiberid, run2d) in the archive.
@@ -148,10 +155,12 @@ def releases() -> dict[str, Any]:
 
 
 def _is_spec(hdus: fits.HDUList) -> bool:
-    if len(hdus) < 3 or not isinstance(hdus[1], fits.BinTableHDU):
+    if len(hdus) < 3 or not all(isinstance(hdus[k], fits.BinTableHDU) for k in (1, 2)):
         return False
     columns = {name.lower() for name in hdus[1].columns.names}
-    row = {name.upper() for name in getattr(hdus[2], "columns", fits.ColDefs([])).names}
+    if hdus[2].header["NAXIS2"] == 0:
+        return False
+    row = {name.upper() for name in hdus[2].columns.names}
     return {"flux", "loglam", "ivar", "and_mask"} <= columns and {
         "PLATE",
         "MJD",
