@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -111,7 +110,7 @@ def _safe_load(path: str | os.PathLike[str]) -> Any:
     try:
         with torch.serialization.safe_globals(_ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # damage shows in many ways: struct.error, IndexError, ...
         text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
         reason = text.splitlines()[0] if text else type(error).__name__
         raise WeightsError(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from spender_core import registry
 from spender_core.plugins.manager import Candidate, Discovery
@@ -22,6 +23,12 @@ def spender_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("HF_ENDPOINT", "SPENDER_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     return home
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Draw the same random numbers in every run."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
