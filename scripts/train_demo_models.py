@@ -4,7 +4,7 @@ One decoder and three encoders are trained together: at every step each instrume
 observes the same new mock galaxies, at redshifts of their own, and the losses are summed.
 Every file then holds the shared decoder and one encoder.
 
-    python scripts/train_demo_models.py --steps 1500
+    python scripts/train_demo_models.py --steps 900
 
 rewrites the weights and cards inside the plugin packages. The figures in the cards are
 measured on mocks drawn with another seed, never trained on.
@@ -141,7 +141,7 @@ def publish(model: SpectrumAutoencoder, training: dict[str, object]) -> None:
 def main() -> None:
     """Train, judge and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--batch-size", type=int, default=96)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument(

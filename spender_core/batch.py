@@ -145,7 +145,16 @@ class SpectrumBatch:
         return column
 
     def _rows(self, name: str, rows: Any) -> Any:
-        if rows is not None and len(rows) != len(self):
+        if rows is None:
+            return None
+        structured = isinstance(rows, np.ndarray) and rows.ndim == 1
+        if name == "ids" and not structured:
+            raise InputError(
+                f"ids must be a numpy array of one dimension, best a structured one, not {rows!r:.60}"
+            )
+        if name == "lsf" and not isinstance(rows, SpectrumLSF):
+            raise InputError(f"lsf must have the methods of SpectrumLSF; {type(rows)} has not")
+        if len(rows) != len(self):
             raise InputError(f"{name} has {len(rows)} rows for {len(self)} spectra")
         return rows
 

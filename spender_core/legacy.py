@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,12 +73,14 @@ class Legacy:
         return self.wave_obs is None or grid.pixel_offset(self.wave_obs.double()) < GRID_TOLERANCE
 
 
-def read(path: str | os.PathLike[str], instrument: str) -> Legacy:
+def read(path: str | os.PathLike[str], instrument: str, grid: Grid | None = None) -> Legacy:
     """Read a spender file.
 
     Args:
         path: The .pt file.
         instrument: Name of the instrument it was made for; names its encoder.
+        grid: Its grid. Of several models in a file, the first one made for this grid is
+            taken; without it, as in spender, the first one.
 
     Raises:
         MissingFileError: There is no such file.
@@ -89,7 +91,7 @@ def read(path: str | os.PathLike[str], instrument: str) -> Legacy:
     if isinstance(content, Mapping) and "model" in content:
         state, losses = content["model"], content.get("losses")
         if isinstance(state, (list, tuple)) and state:
-            state = state[0]
+            state = _choose(state, grid)
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"{path} is not a spender file: it holds no dictionary of tensors")
     try:
@@ -104,6 +106,16 @@ def read(path: str | os.PathLike[str], instrument: str) -> Legacy:
     raise WeightsError(f"{path} is neither an autoencoder nor a flow of spender")
 
 
+def _choose(states: Sequence[Any], grid: Grid | None) -> Any:
+    if grid is None:
+        return states[0]
+    for state in states:
+        wave = state.get(_IGNORED[0]) if isinstance(state, Mapping) else None
+        if isinstance(wave, Tensor) and grid.pixel_offset(wave.double()) < GRID_TOLERANCE:
+            return state
+    return states[0]
+
+
 def _safe_load(path: str | os.PathLike[str]) -> Any:
     if not os.path.exists(path):
         raise MissingFileError(f"there is no file {path}")
@@ -112,10 +124,10 @@ def _safe_load(path: str | os.PathLike[str]) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damage shows in many ways: struct.error, IndexError, ...
         text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
-        reason = text.splitlines()[0] if text else type(error).__name__
+        reason = text.splitlines()[0].split(" was not")[0] if text else type(error).__name__
         raise WeightsError(
-            f"{path} cannot be read as plain tensors and arrays ({reason}). Files that need "
-            "other objects are refused, since they could run code"
+            f"{path} cannot be read: it is damaged, or holds more than plain tensors and arrays "
+            f"({reason}). Files that need other objects are refused, since they could run code"
         ) from error
 
 

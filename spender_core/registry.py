@@ -33,6 +33,7 @@ from spender_core.records import ModelCard, PluginStatus, ServedInstrument
 if TYPE_CHECKING:
     from spender_core.interfaces import Flow, Instrument, Model
 
+_NO_SPECTRUM_LSF = "which this version of spender-core cannot apply"
 _PUBLISHED = "The published models come with the plugins spender-sdss and spender-desi."
 
 
@@ -57,6 +58,8 @@ def info(name: str) -> ModelCard:
     if _is_file(name):
         from spender_core import weights
 
+        if name.endswith(".pt"):
+            raise InputError(f"{name} has no card; give it one with `spender convert`")
         return weights.read(_local(name))[0]
     card: ModelCard = discovery().get("model", name, _PUBLISHED)
     return card
@@ -115,11 +118,12 @@ def recognise(url: str) -> Instrument:
 
 def embedded(instrument: str) -> ModelCard | None:
     """Return the card of the autoencoder that an instrument's plugin brings along, if any."""
+    package = discovery().get("instrument", instrument).target.partition(":")[0].partition(".")[0]
     for name in list():
         card = info(name)
         if (
             card.kind == "autoencoder"
-            and card.weights.startswith("package:")
+            and card.weights.startswith(f"package:{package}/")
             and card.serves(instrument)
         ):
             return card
@@ -171,9 +175,15 @@ def load(
         if weights.WAVE_REST not in tensors:
             raise WeightsError(f"{path} holds no {weights.WAVE_REST}, so its restframe is unknown")
         model = _build(architecture, card, served, tensors.pop(weights.WAVE_REST))
+    if card.lsf == "per_spectrum":
+        raise WeightsError(f"{path} needs an LSF of each spectrum, {_NO_SPECTRUM_LSF}")
     weights.restore(model, tensors, str(path))
     model.card = card
-    return served[0], model.eval().to(device)
+    try:
+        return served[0], model.eval().to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"cannot put the model on device {device!r}: {reason}") from error
 
 
 def save(path: str | os.PathLike[str], model: Model | Flow, card: ModelCard) -> ModelCard:
@@ -204,14 +214,13 @@ def save(path: str | os.PathLike[str], model: Model | Flow, card: ModelCard) -> 
                 f"the calibration of {', '.join(model.calibration)} cannot be stored in a file; "
                 "take it off with model.calibration.clear(), and keep it beside the file"
             )
+        changes["lsf"] = "constant" if len(model.lsf) else "none"
         changes["instruments"] = tuple(
-            ServedInstrument(
-                name=name,
-                grid=one.grid.sha256,
-                lsf_taps=model.config.get("lsf_taps", {}).get(name),
-            )
+            ServedInstrument(name=name, grid=one.grid.sha256, lsf_taps=_taps(model, name))
             for name, one in model.instruments.items()
         )
+    if card.lsf == "per_spectrum":
+        raise InputError(f"the card says lsf per_spectrum, {_NO_SPECTRUM_LSF}")
     kind = "autoencoder" if isinstance(model, ModelType) else "flow"
     if card.kind != kind:
         raise InputError(f"the card is of kind {card.kind!r}, the model of kind {kind!r}")
@@ -228,6 +237,14 @@ def save(path: str | os.PathLike[str], model: Model | Flow, card: ModelCard) -> 
 def pull(name: str) -> Path:
     """Bring the weights of a model into the cache, and return their path."""
     return _weights_of(info(name))
+
+
+def _taps(model: Model, instrument: str) -> int | None:
+    """Return the size of the learned LSF kernel of an instrument, if it has one."""
+    if instrument not in model.lsf:
+        return None
+    kernel = getattr(model.lsf[instrument], "kernel", None)
+    return None if kernel is None else int(kernel.numel())
 
 
 def _belongs(tensor: str, instruments: set[str]) -> bool:
@@ -252,11 +269,11 @@ def _is_file(source: str) -> bool:
 
 
 def _local(source: str) -> Path:
-    if "://" in source:
+    if "://" in source and not source.startswith("file://"):
         from spender_core.archives.download import fetch
 
         return fetch(source, "")
-    return Path(source)
+    return Path(source.removeprefix("file://"))
 
 
 def _weights_of(card: ModelCard) -> Path:
@@ -349,8 +366,8 @@ def _from_legacy(
                 f"which one, of {instruments()}"
             )
         name = fitting[0]
-        content = legacy.read(path, name)
     one = instrument(name)
+    content = legacy.read(path, name, one.grid)
     if not content.fits(one.grid):
         raise GridError(f"the wavelengths in {path} are not those of {name!r}, {one.grid}")
     made = ModelCard(

@@ -76,7 +76,8 @@ def read(path: str | os.PathLike[str]) -> tuple[ModelCard, dict[str, Tensor]]:
     try:
         card = ModelCard.model_validate_json(header)
     except ValidationError as error:
-        raise WeightsError(f"{path} has an invalid model card: {error}") from error
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise WeightsError(f"{path} has an invalid model card: {faults}") from error
     versions = (card.api_version, card.format_version)
     if versions != (API_VERSION, FORMAT_VERSION):
         raise WeightsError(
@@ -99,6 +100,14 @@ def restore(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
         f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(shape)}"
         for name, shape in expected.items()
         if name in tensors and tensors[name].shape != shape
+    ]
+    floats = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(floats - {torch.float32}) > 0 and floats != {torch.float64}:
+        problems.append(f"it mixes or has unusual types: {', '.join(sorted(map(str, floats)))}")
+    problems += [
+        f"{name} is {tensors[name].dtype} instead of {tensor.dtype}"
+        for name, tensor in model.state_dict().items()
+        if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point()
     ]
     if problems:
         raise WeightsError(

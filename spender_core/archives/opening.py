@@ -15,6 +15,9 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from spender_core.errors import FileError, MissingFileError, OfflineError
 
+_TRANSPORT = ("aiohttp", "aiobotocore", "botocore", "s3fs")
+"""Packages whose errors mean that a server could not be reached."""
+
 
 def join(root: str, *parts: str) -> str:
     """Join a root (folder or URL) and the parts of a path below it."""
@@ -48,7 +51,7 @@ def open_fits(url: str) -> Iterator[fits.HDUList]:
     Raises:
         MissingFileError: The file does not exist.
         FileError: The file cannot be read, or is not FITS.
-        OfflineError: It is remote, and SPENDER_OFFLINE is set.
+        OfflineError: It is remote, and its server cannot be reached, or SPENDER_OFFLINE is set.
     """
     if is_remote(url):
         require_network(url)
@@ -60,16 +63,26 @@ def open_fits(url: str) -> Iterator[fits.HDUList]:
         ):
             yield hdus
     except FileNotFoundError as error:
-        where = (
-            "or its server cannot be reached" if is_remote(url) else "check the path, or the root"
-        )
-        raise MissingFileError(f"there is no file {url}; {where}") from error
+        if is_remote(url) and not is_absence(error):
+            raise OfflineError(f"cannot reach {url}: {error.__cause__}; try again later") from error
+        raise MissingFileError(f"there is no file {url}; check the path, or the root") from error
     except FileError:
         raise
     except (OSError, fits.VerifyError, AstropyUserWarning) as error:
         raise FileError(
             f"cannot read {url} as FITS: {error}. If it was downloaded, remove it and try again"
         ) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _TRANSPORT:
+            raise  # of whoever reads the file
+        raise OfflineError(f"cannot reach {url}: {error}; try again later") from error
+
+
+def is_absence(error: FileNotFoundError) -> bool:
+    """Tell whether a server said that a file is absent; fsspec takes any failure for that."""
+    if error.__cause__ is None:
+        return True
+    return getattr(error.__cause__, "status", None) in (404, 410)
 
 
 @contextmanager

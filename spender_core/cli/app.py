@@ -43,7 +43,7 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         kind = "" if isinstance(error, SpenderError) else f"{type(error).__name__}: "
-        hint = "" if isinstance(error, SpenderError) else " (--debug shows where)"
+        hint = "" if isinstance(error, SpenderError) else " (spender --debug ... shows where)"
         print(f"spender: error: {kind}{error}{hint}", file=sys.stderr)
         sys.exit(1)
 
@@ -143,7 +143,7 @@ def plot(
     file: Annotated[str, typer.Argument(help="A file of spectra, path or URL.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture: .png, .pdf or .svg.")],
     model: ModelOption = None,
-    z: Annotated[float | None, typer.Option("--z", help="Redshift, if the file has none.")] = None,
+    z: Annotated[float | None, typer.Option("--z", help="Redshift of spectra without one.")] = None,
     most: Annotated[int, typer.Option(min=1, help="Spectra to draw at most.")] = 6,
     everything: All = False,
 ) -> None:

@@ -26,18 +26,20 @@ def run(
         raise InputError(f"cannot draw {output}: its name must end in {', '.join(FORMATS)}")
     instrument = registry.recognise(file)
     content = read(instrument, file, everything)
-    for name, cause in content.rejected.items():
+    for name, cause in content.rejected:
         print(f"not used: {name}: {cause}", file=sys.stderr)
     if not content.rows:
-        causes = "; ".join(f"{name}: {cause}" for name, cause in content.rejected.items())
+        causes = "; ".join(f"{name}: {cause}" for name, cause in content.rejected)
         raise NoSpectraError(f"no usable spectrum in {file} ({causes}); --all keeps flagged ones")
     batch = content.batch[content.rows[:most]]
     if z is not None:
-        known = batch.replace(
-            z=torch.full((len(batch),), z, dtype=torch.float64),
-            flags=batch.flags & ~int(Flag.NO_Z | Flag.NORM_RMS),
+        unknown = batch.z.isnan()
+        told = batch.flags & ~int(Flag.NO_Z | Flag.NORM_RMS)
+        batch = instrument.prepare(
+            batch.replace(
+                z=batch.z.masked_fill(unknown, z), flags=torch.where(unknown, told, batch.flags)
+            )
         )
-        batch = instrument.prepare(known)
     model = Models(wanted).for_instrument(instrument)
     result = encode(model, batch, keep=True)
     name = model.card.name if model.card else type(model).__name__

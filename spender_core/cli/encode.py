@@ -28,26 +28,26 @@ def run(
             f"cannot tell the format of {output}: its name must end in {', '.join(FORMATS)}"
         )
     models = Models(wanted, device)
+    models.check()
     rows: list[dict[str, Any]] = []
-    unused: dict[str, str] = {}
+    unused: list[tuple[str, str]] = []
     for file in files:
         try:
             instrument = registry.recognise(file)
             content = read(instrument, file, everything)
+            unused += [(f"{file}: {name}", cause) for name, cause in content.rejected]
+            if content.rows:
+                model = models.for_instrument(instrument)
+                batch = content.batch[content.rows]
+                rows += _rows(file, batch, model.card, encode(model, batch))
         except SpenderError as error:
-            unused[file] = str(error)
-            continue
-        unused |= {f"{file}: {name}": cause for name, cause in content.rejected.items()}
-        if content.rows:
-            model = models.for_instrument(instrument)
-            batch = content.batch[content.rows]
-            rows += _rows(file, batch, model.card, encode(model, batch))
+            unused.append((file, str(error)))
     if rows:
         if output:
             _write(rows, output)
         else:
             _print(rows)
-    for name, cause in unused.items():
+    for name, cause in unused:
         print(f"not used: {name}: {cause}", file=sys.stderr)
     print(f"{len(rows)} spectra encoded, {len(unused)} not used", file=sys.stderr)
     if not rows:
@@ -63,9 +63,11 @@ def _rows(
         {
             "file": file,
             "object": batch.label(row),
+            "ids": _ids(batch, row),
             "instrument": batch.instrument,
             "model": card.name if card else "",
             "z": float(batch.z[row]),
+            "zerr": float(batch.zerr[row]),
             "snr": float(batch.snr[row]),
             "chi2": float(result.chi2[row]),
             "latents": result.latents[row].numpy(),
@@ -75,6 +77,19 @@ def _rows(
         }
         for row in range(len(batch))
     ]
+
+
+def _ids(batch: SpectrumBatch, row: int) -> dict[str, Any]:
+    """Return the id of a row by the survey's own names."""
+    names = () if batch.ids is None else batch.ids.dtype.names or ()
+    return {name: batch.ids[row][name].item() for name in names} if batch.ids is not None else {}
+
+
+def _ascii(values: Any) -> Any:
+    """Return strings as FITS can hold them."""
+    if not isinstance(values[0], str):
+        return values
+    return [value.encode("ascii", "backslashreplace").decode() for value in values]
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -93,17 +108,23 @@ def _print(rows: list[dict[str, Any]]) -> None:
 
 
 def _write(rows: list[dict[str, Any]], output: Path) -> None:
-    """Write the table, whole or not at all; latents become columns s_0, s_1, ..."""
+    """Write the table, whole or not at all: ids by their names, latents as s_0, s_1, ..."""
     from astropy.table import Table
 
     most = max(len(row["latents"]) for row in rows)
     columns: dict[str, Any] = {
-        name: [row[name] for row in rows] for name in rows[0] if name != "latents"
+        name: [row[name] for row in rows] for name in rows[0] if name not in ("latents", "ids")
     }
+    fields = {name: value for row in rows for name, value in row["ids"].items()}
+    for name, example in fields.items():
+        absent = "" if isinstance(example, str) else -1
+        columns[name] = [row["ids"].get(name, absent) for row in rows]
     padded = np.full((len(rows), most), np.nan, dtype=np.float32)
     for line, row in zip(padded, rows, strict=True):
         line[: len(row["latents"])] = row["latents"]
     columns |= {f"s_{k}": padded[:, k] for k in range(most)}
+    if output.suffix == ".fits":
+        columns = {name: _ascii(values) for name, values in columns.items()}
     table = Table(columns)
     table.meta["chi2"] = "reduced chi square with fitted amplitude; NaN where z is unknown"
     with replacing(output) as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,11 @@ class Models:
     wanted: str | None
     device: Any = "cpu"
     _loaded: dict[str, Model] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuse a model that is unknown, before any file is read."""
+        if self.wanted is not None and not Path(self.wanted).exists():
+            registry.info(self.wanted)
 
     def for_instrument(self, instrument: Instrument) -> Model:
         """Return the model.
@@ -62,7 +68,7 @@ class Read:
 
     batch: SpectrumBatch
     rows: list[int]
-    rejected: dict[str, str]
+    rejected: list[tuple[str, str]]
 
 
 def read(instrument: Instrument, url: str, everything: bool) -> Read:
@@ -70,11 +76,10 @@ def read(instrument: Instrument, url: str, everything: bool) -> Read:
     batch = instrument.read(url, quality=False)
     rejects = Flag.EMPTY if everything else instrument.rejects
     rows = ((batch.flags & int(rejects)) == 0).nonzero()[:, 0].tolist()
-    rejected = {
-        batch.label(row): ", ".join(batch.causes(row, rejects))
-        for row in range(len(batch))
-        if row not in set(rows)
-    }
+    rejected = [
+        (batch.label(row), ", ".join(batch.causes(row, rejects)))
+        for row in sorted(set(range(len(batch))) - set(rows))
+    ]
     return Read(batch, rows, rejected)
 
 

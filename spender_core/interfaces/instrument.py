@@ -48,8 +48,8 @@ class Instrument(ABC):
 
     @property
     @abstractmethod
-    def loader(self) -> Loader:
-        """What reads the instrument's files."""
+    def loader(self) -> Loader | None:
+        """What reads the instrument's files; None if spectra only come in through `batch`."""
 
     mask: NDArray[np.bool_] | None = None
     """Pixels never to be used, shape (L,), e.g. those on bright sky lines."""
@@ -117,6 +117,8 @@ class Instrument(ABC):
 
         On the grid's own nodes, or a stretch of them, the values are taken as they are;
         any other sampling is rebinned, keeping the flux. Pixels not covered are masked.
+        Where the grid is finer than the data, its pixels share measurements, so that their
+        ivar counts the information more than once.
 
         Args:
             wave: Wavelengths, shape (M,), vacuum Angstrom, increasing; or a spectrum of
@@ -178,20 +180,27 @@ class Instrument(ABC):
     def _sources(self, source: Any, root: str | None, release: str | None) -> list[Source]:
         if isinstance(source, (str, os.PathLike, np.void)) or _is_one_id(source):
             source = [source]
-        if len(source) == 0:
-            raise InputError("nothing to read: give a path, a list of paths, or a list of ids")
+        if not hasattr(source, "__len__") or len(source) == 0:
+            raise InputError(
+                f"nothing to read in {source!r:.60}: give a path, a list of paths, or a list of ids"
+            )
         if all(isinstance(entry, (str, os.PathLike)) for entry in source):
             return [Source((os.fspath(path),)) for path in source]
-        return self.loader.locate(source, root, release)
+        return self._reader().locate(source, root, release)
+
+    def _reader(self) -> Loader:
+        if self.loader is None:
+            raise InputError(f"{self.name} reads no files; bring its spectra in with `batch`")
+        return self.loader
 
     def _load(self, urls: tuple[str, ...]) -> SpectrumBatch:
         for url in urls[:-1]:
             try:
-                return self.loader.load(url)
+                return self._reader().load(url)
             except MissingFileError:
                 continue
         try:
-            return self.loader.load(urls[-1])
+            return self._reader().load(urls[-1])
         except MissingFileError as error:
             if len(urls) == 1:
                 raise

@@ -31,7 +31,8 @@ class Reconstruction:
         latents: Shape (B, S).
         restframe: Spectra on `model.wave_rest`, shape (B, R).
         observed: As the instrument would see them, shape (B, L).
-        valid: Where the model reaches, bool (B, L); elsewhere `observed` is 0.
+        valid: Where the model reaches, bool (B, L). Elsewhere it counts as 0, before the
+            LSF and the calibration.
     """
 
     latents: Tensor
@@ -99,8 +100,11 @@ class Model(nn.Module, ABC):
         return torch.tensor(self.rest.wave)
 
     def encode(self, spectra: SpectrumBatch | Tensor, instrument: Any = None) -> Tensor:
-        """Encode a batch, or normalised spectra (B, L), to latents (B, S). Needs no z."""
-        flux_BL, observer = self._input(spectra, instrument)
+        """Encode a batch, or normalised spectra (B, L), to latents (B, S). Needs no z.
+
+        A batch is moved to the model's device and type; a tensor must be there.
+        """
+        flux_BL, observer = self._input(self._at_home(spectra), instrument)
         if observer.name not in self.instruments:
             raise UnknownNameError("encoder for an instrument", observer.name, self.instruments)
         return self.encode_flux(flux_BL, observer.name)
@@ -122,6 +126,10 @@ class Model(nn.Module, ABC):
         Raises:
             RedshiftError: A redshift is NaN, or not above -1.
         """
+        if x_BR.ndim != 2 or x_BR.shape[1] != self.rest.size:
+            raise InputError(
+                f"restframe spectra must have shape (B, {self.rest.size}), got {tuple(x_BR.shape)}"
+            )
         observer = self._observer(instrument)
         z_B = self._redshifts(z, x_BR)
         wave_L = self._wave(observer.name, observer.grid, x_BR.device)
@@ -155,10 +163,17 @@ class Model(nn.Module, ABC):
         Raises:
             RedshiftError: A redshift is unknown; the message names the spectra.
         """
+        spectra = self._at_home(spectra)
         flux_BL, observer = self._input(spectra, instrument)
         if isinstance(spectra, SpectrumBatch):
             z = _known_redshifts(spectra) if z is None else z
             weights = spectra.ivar if weights is None else weights
+        if weights is not None and weights.shape != flux_BL.shape:
+            raise InputError(
+                f"weights have shape {tuple(weights.shape)}, the spectra {tuple(flux_BL.shape)}"
+            )
+        if s is not None and len(s) != len(flux_BL):
+            raise InputError(f"{len(s)} latents for {len(flux_BL)} spectra")
         s_BS = self.encode(flux_BL, observer) if s is None else s
         x_BR = self.decode(s_BS)
         y_BL, valid_BL = self.transform(x_BR, observer, z)
@@ -202,6 +217,7 @@ class Model(nn.Module, ABC):
             normalize: Scale each model to fit best, with `ivar` as weights.
             individual: One value a spectrum, shape (B,), instead of their sum.
         """
+        spectra = self._at_home(spectra)
         flux_BL, _ = self._input(spectra, instrument)
         if ivar is None:
             if not isinstance(spectra, SpectrumBatch):
@@ -209,6 +225,21 @@ class Model(nn.Module, ABC):
             ivar = spectra.ivar
         made = self.reconstruct(spectra, instrument, z, s, normalize, ivar)
         return losses.fidelity(flux_BL, ivar * made.valid, made.observed, individual)
+
+    def _at_home(self, spectra: SpectrumBatch | Tensor) -> SpectrumBatch | Tensor:
+        """Bring a batch to the device and the type of the model; refuse a tensor elsewhere."""
+        weight = next(self.parameters(), None)
+        flux = spectra.flux if isinstance(spectra, SpectrumBatch) else spectra
+        if weight is None or (flux.device, flux.dtype) == (weight.device, weight.dtype):
+            return spectra
+        if isinstance(spectra, SpectrumBatch):
+            return spectra.to(weight.device, weight.dtype)
+        if torch.is_autocast_enabled(flux.device.type):
+            return spectra
+        raise InputError(
+            f"the spectra are {flux.dtype} on {flux.device}, the model is {weight.dtype} on "
+            f"{weight.device}; move one of them with .to"
+        )
 
     def _input(self, spectra: SpectrumBatch | Tensor, instrument: Any) -> tuple[Tensor, Instrument]:
         if isinstance(spectra, SpectrumBatch):

@@ -1,4 +1,4 @@
-"""Rebin measured spectra on another grid, on the host, keeping flux and information."""
+"""Rebin measured spectra on another grid, on the host, keeping their flux."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def rebin(
 
     A new pixel is the overlap-weighted mean of the good old pixels (ivar > 0) that it
     covers, so that the integrated flux is kept where nothing is masked. Its variance is
-    propagated from theirs; correlations between new pixels are not tracked. The rule is
+    propagated from theirs; correlations between new pixels are not tracked, so that on a
+    finer grid the information counts more than once. The rule is
     that of Carnall (2017, arXiv:1705.05165), with masked pixels left out.
 
     Args:

@@ -91,29 +91,36 @@ class LoaderContract:
         """Files of the instrument, with at least one usable spectrum each."""
         pytest.fail(f"{type(self).__name__} must override the fixture 'files'")
 
-    def test_recognises_its_files(self, instrument: Instrument, files: list[Path]) -> None:
-        """Its own files are recognised by their content."""
-        assert isinstance(instrument.loader, Loader)
-        assert all(instrument.loader.recognises(str(file)) for file in files)
+    @pytest.fixture
+    def loader(self, instrument: Instrument) -> Loader:
+        """The loader of the instrument."""
+        assert isinstance(instrument.loader, Loader), f"{instrument.name} has no Loader"
+        return instrument.loader
 
-    def test_does_not_recognise_others(self, instrument: Instrument, tmp_path: Path) -> None:
+    def test_recognises_its_files(self, loader: Loader, files: list[Path]) -> None:
+        """Its own files are recognised by their content."""
+        assert all(loader.recognises(str(file)) for file in files)
+
+    def test_does_not_recognise_others(self, loader: Loader, tmp_path: Path) -> None:
         """A FITS file with another content is not recognised."""
         from astropy.io import fits
 
         other = tmp_path / "other.fits"
         fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.zeros((4, 4)))]).writeto(other)
-        assert not instrument.loader.recognises(str(other))
+        assert not loader.recognises(str(other))
 
-    def test_loads_raw_spectra(self, instrument: Instrument, files: list[Path]) -> None:
+    def test_loads_raw_spectra(
+        self, instrument: Instrument, loader: Loader, files: list[Path]
+    ) -> None:
         """Raw spectra are on the grid, in the archive's units, with ids."""
         for file in files:
-            batch = instrument.loader.load(str(file))
+            batch = loader.load(str(file))
             assert isinstance(batch, SpectrumBatch)
             assert batch.flux.shape[1] == instrument.grid.size
             assert batch.instrument == instrument.name
             assert (batch.norm == 1).all(), "a loader does not normalise"
             assert batch.ids is not None
-            assert batch.ids.dtype == instrument.loader.id_dtype
+            assert batch.ids.dtype == loader.id_dtype
             assert len(np.unique(batch.ids)) == len(batch), "ids must be unique in a file"
 
     def test_reads_the_same_twice(self, instrument: Instrument, files: list[Path]) -> None:
@@ -130,9 +137,11 @@ class LoaderContract:
         single = [instrument.read(path, quality=False) for path in paths]
         assert torch.equal(joined.flux, torch.cat([batch.flux for batch in single]))
 
-    def test_read_normalises(self, instrument: Instrument, files: list[Path]) -> None:
+    def test_read_normalises(
+        self, instrument: Instrument, loader: Loader, files: list[Path]
+    ) -> None:
         """Flux * norm is the archive's flux; ivar is 0 where the instrument is masked."""
-        raw = instrument.loader.load(str(files[0]))
+        raw = loader.load(str(files[0]))
         batch = instrument.read(str(files[0]), quality=False)
         assert (batch.norm > 0).all()
         torch.testing.assert_close(batch.flux.double() * batch.norm[:, None], raw.flux.double())

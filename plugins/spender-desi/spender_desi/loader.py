@@ -125,6 +125,8 @@ def releases() -> dict[str, Any]:
 
 
 def _parse_id(row: Any, surveys: list[str], release: str) -> tuple[str, str, int, int | None]:
+    if isinstance(row, np.void) and "HEALPIX" not in (row.dtype.names or ()):
+        raise InputError(f"the id {row!r} has no HEALPIX, which tells the file that holds it")
     if isinstance(row, np.void):
         if row["HEALPIX"] < 0:
             raise InputError(

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.io import fits
+from spender_desi.instrument import DESI
+
+from spender_core.batch import SpectrumBatch
 
 CoaddWriter = Callable[..., Path]
 RedrockWriter = Callable[..., Path]
@@ -101,6 +104,33 @@ def write_redrock() -> RedrockWriter:
         return path
 
     return write
+
+
+@pytest.fixture
+def target_ids() -> tuple[int, ...]:
+    """Return the ids of the four targets of a coadd, by row."""
+    return TARGETS
+
+
+@pytest.fixture
+def read_all() -> Callable[[Path], SpectrumBatch]:
+    """Return a function that reads all spectra of a file, also those of poor quality."""
+
+    def read(path: Path) -> SpectrumBatch:
+        return DESI().read(str(path), quality=False)
+
+    return read
+
+
+@pytest.fixture
+def targets() -> Callable[[SpectrumBatch], list[int]]:
+    """Return a function that tells the ids of a batch's targets."""
+
+    def tell(batch: SpectrumBatch) -> list[int]:
+        assert batch.ids is not None
+        return [int(target) for target in batch.ids["TARGETID"]]
+
+    return tell
 
 
 def _images() -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""What is saved is what the model does, and what is loaded is what was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spender_core import registry, weights
+from spender_core.errors import InputError, WeightsError
+from spender_core.nn.autoencoder import SpectrumAutoencoder
+from spender_core.records import ModelCard
+
+WIDTHS: dict[str, Any] = {"filters": [2, 4, 4], "encoder_hidden": [4], "decoder_hidden": [4]}
+CARD = ModelCard(name="tiny", architecture="spectrum_autoencoder", latents=3)
+
+
+def tiny(*names: str, **extra: Any) -> SpectrumAutoencoder:
+    made = [registry.instrument(name) for name in names]
+    return SpectrumAutoencoder(made, range(2500, 9500, 10), 3, **WIDTHS, **extra)
+
+
+def test_the_card_of_a_model_with_a_kernel_says_constant(tmp_path: Path) -> None:
+    card = registry.save(tmp_path / "m.safetensors", tiny("sdss", lsf_taps={"sdss": 5}), CARD)
+    assert card.lsf == "constant"
+    assert card.instruments[0].lsf_taps == 5
+    claimed = CARD.model_copy(update={"lsf": "constant"})
+    assert registry.save(tmp_path / "n.safetensors", tiny("sdss"), claimed).lsf == "none"
+
+
+def test_an_lsf_of_each_spectrum_is_refused_not_forgotten(tmp_path: Path) -> None:
+    path, claimed = tmp_path / "m.safetensors", CARD.model_copy(update={"lsf": "per_spectrum"})
+    with pytest.raises(InputError, match="per_spectrum"):
+        registry.save(path, tiny("sdss"), claimed)
+    saved = registry.save(path, tiny("sdss"), CARD)
+    weights.write(path, tiny("sdss"), saved.model_copy(update={"lsf": "per_spectrum"}))
+    with pytest.raises(WeightsError, match="LSF of each spectrum"):
+        registry.load(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int64])
+def test_weights_of_another_type_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "m.safetensors"
+    registry.save(path, tiny("sdss"), CARD)
+    _, tensors = weights.read(path)
+    tensors.pop(weights.WAVE_REST)
+    tensors["decoder.mlp.0.weight"] = tensors["decoder.mlp.0.weight"].to(dtype)
+    with pytest.raises(WeightsError, match=str(dtype)):
+        weights.restore(tiny("sdss"), tensors, "a file")
+
+
+def test_a_device_that_is_not_there_is_told(tmp_path: Path) -> None:
+    registry.save(tmp_path / "m.safetensors", tiny("sdss"), CARD)
+    with pytest.raises(InputError, match="device 'nonsense'"):
+        registry.load(tmp_path / "m.safetensors", device="nonsense")
+
+
+def test_a_file_url_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.save(tmp_path / "m.safetensors", tiny("sdss"), CARD)
+    monkeypatch.setenv("SPENDER_OFFLINE", "1")
+    assert registry.load(f"file://{tmp_path}/m.safetensors")[0].name == "sdss"
+
+
+def test_the_embedded_model_is_that_of_the_instruments_own_plugin() -> None:
+    for name, package in {
+        "sdss": "spender_sdss",
+        "boss": "spender_sdss",
+        "desi": "spender_desi",
+    }.items():
+        card = registry.embedded(name)
+        assert card is not None
+        assert card.name == f"{name}_demo"
+        assert card.weights.startswith(f"package:{package}/")
+
+
+def legacy_state(name: str) -> dict[str, torch.Tensor]:
+    """Return the state of a small model of one instrument, named as spender names it."""
+    state = {"encoder.instrument.wave_obs": torch.tensor(registry.instrument(name).wave)}
+    for key, tensor in tiny(name).state_dict().items():
+        key = key.replace(f"encoders.{name}", "encoder")
+        head, mlp, tail = key.partition(".mlp.")
+        if mlp:
+            layer, _, part = tail.partition(".")
+            tail = f"{3 * (int(layer) // 2) + int(layer) % 2}.{part}"
+        state[head + mlp + tail] = tensor
+    return state | {"decoder.wave_rest": torch.arange(2500.0, 9500.0, 10.0)}
+
+
+def test_of_several_states_the_one_of_the_instrument_is_taken(tmp_path: Path) -> None:
+    path, states = tmp_path / "joint.pt", [legacy_state("sdss"), legacy_state("boss")]
+    torch.save({"model": states, "losses": None}, path)
+    for state, name in zip(states, ("sdss", "boss"), strict=True):
+        instrument, model = registry.load(path, instrument=name)
+        assert instrument.name == name
+        kernel = model.encoders[name].conv1[0].weight
+        assert torch.equal(kernel, state["encoder.conv1.0.weight"])
