@@ -1,4 +1,4 @@
-"""Claim: the reference transform is faster than that of spender 0.3, at float64 coordinates.
+"""Claim: the reference transform is no slower than that of spender 0.3, at float64 coordinates.
 
 256 restframe spectra of 9,780 pixels to DESI's 7,781, forward and backward, at new redshifts
 for every call, interleaved with spender 0.3 in one process. The floor is a copy of the bytes
