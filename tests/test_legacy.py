@@ -334,10 +334,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not(
     path.write_bytes(save(evil if place == "alone" else {"model": [state()]} | {place: evil}))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns about newer pickle protocols
-        with pytest.raises(
-            WeightsError,
-            match=r"tiny\.pt cannot be read: it is damaged, or holds more than plain tensors",
-        ):
+        with pytest.raises(WeightsError, match=r"tiny\.pt cannot be read: .* plain tensors"):
             legacy.read(path, "tiny")
     assert not target.exists()
     pickle.loads(pickle.dumps(evil))
