@@ -55,7 +55,7 @@ def info(name: str) -> ModelCard:
         UnknownNameError: No plugin offers it.
         DuplicateNameError: Several do.
     """
-    if _is_file(name):
+    if is_file(name):
         from spender_core import weights
 
         if name.endswith(".pt"):
@@ -151,7 +151,7 @@ def load(
         OfflineError: The file must be downloaded and cannot be.
     """
     source = os.fspath(source)
-    if _is_file(source):
+    if is_file(source):
         path = _local(source)
         card = _published(path) if path.suffix == ".pt" else None
     else:
@@ -264,7 +264,8 @@ def _build(architecture: Any, card: ModelCard, *arguments: Any) -> Any:
         ) from error
 
 
-def _is_file(source: str) -> bool:
+def is_file(source: str) -> bool:
+    """Tell whether a source names a file, by path or URL, rather than a model."""
     return "/" in source or os.sep in source or source.endswith((".pt", ".safetensors"))
 
 
@@ -353,30 +354,19 @@ def _from_legacy(
     from spender_core import legacy
 
     name = card.instruments[0].name if card is not None else wanted
-    content = legacy.read(path, name or "unknown")
-    if name is None:
-        fitting = [
-            one.name
-            for one in _working(instruments())
-            if content.wave_obs is not None and content.fits(one.grid)
-        ]
-        if len(fitting) != 1:
-            raise InputError(
-                f"{path} does not tell its instrument (its grid fits {fitting or 'none'}); say "
-                f"which one, of {instruments()}"
-            )
-        name = fitting[0]
-    one = instrument(name)
-    content = legacy.read(path, name, one.grid)
+    one = instrument(name) if name is not None else _fitting(path)
+    content = legacy.read(path, one.name, one.grid)
     if not content.fits(one.grid):
-        raise GridError(f"the wavelengths in {path} are not those of {name!r}, {one.grid}")
+        raise GridError(f"the wavelengths in {path} are not those of {one.name!r}, {one.grid}")
     made = ModelCard(
         name=card.name if card else "converted",
         kind="flow" if content.kind == "flow" else "autoencoder",
         description=f"Converted from {path.name}",
         architecture=content.architecture,
         config=content.config,
-        instruments=(ServedInstrument(name=name, grid=one.grid.sha256, lsf_taps=content.lsf_taps),),
+        instruments=(
+            ServedInstrument(name=one.name, grid=one.grid.sha256, lsf_taps=content.lsf_taps),
+        ),
         latents=content.latents,
         lsf="constant" if content.lsf_taps else "none",
         training={} if content.losses is None else {"losses": content.losses},
@@ -390,3 +380,19 @@ def _from_legacy(
         )
     taken = ("architecture", "config", "instruments", "lsf")
     return card.model_copy(update={n: getattr(made, n) for n in taken}), content.tensors
+
+
+def _fitting(path: Path) -> Instrument:
+    """Return the installed instrument whose grid is stored in a .pt file of spender."""
+    from spender_core import legacy
+
+    content = legacy.read(path, "unknown")
+    known = content.wave_obs is not None
+    fitting = [one for one in _working(instruments()) if known and content.fits(one.grid)]
+    if len(fitting) != 1:
+        names = [one.name for one in fitting]
+        raise InputError(
+            f"{path} does not tell its instrument (its grid fits {names or 'none'}); say "
+            f"which one, of {instruments()}"
+        )
+    return fitting[0]

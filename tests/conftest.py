@@ -36,7 +36,7 @@ def real_data() -> Path:
     """Folder of real survey files, for the tests that read them."""
     folder = os.environ.get("SPENDER_TEST_DATA")
     if not folder:
-        pytest.skip("SPENDER_TEST_DATA names no folder of real spectra")
+        pytest.skip("needs real data: SPENDER_TEST_DATA is not set")
     return Path(folder)
 
 

@@ -81,8 +81,10 @@ def _rows(
 
 def _ids(batch: SpectrumBatch, row: int) -> dict[str, Any]:
     """Return the id of a row by the survey's own names."""
-    names = () if batch.ids is None else batch.ids.dtype.names or ()
-    return {name: batch.ids[row][name].item() for name in names} if batch.ids is not None else {}
+    if batch.ids is None:
+        return {}
+    names = batch.ids.dtype.names or ()
+    return {name: batch.ids[row][name].item() for name in names}
 
 
 def _ascii(values: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ class Models:
 
     def check(self) -> None:
         """Refuse a model that is unknown, before any file is read."""
-        if self.wanted is not None and not Path(self.wanted).exists():
+        if self.wanted is not None and not registry.is_file(self.wanted):
             registry.info(self.wanted)
 
     def for_instrument(self, instrument: Instrument) -> Model:

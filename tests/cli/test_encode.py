@@ -222,3 +222,13 @@ def test_names_that_fits_cannot_hold_are_escaped(
     ran = spender("encode", write_spec(tmp_path / "rêve" / "a.fits"), "-o", output)
     assert ran.code == 0, ran.err
     assert "r\\xeave" in read_table(output)["file"][0]
+
+
+def test_a_missing_file_of_weights_is_called_missing(
+    spender: Spender, tmp_path: Path, write_spec: Writer
+) -> None:
+    ran = spender("encode", write_spec(tmp_path / "a.fits"), "-m", tmp_path / "absent.pt")
+    assert ran.code == 1
+    assert "there is no file" in ran.err
+    assert "absent.pt" in ran.err
+    assert "has no card" not in ran.err

@@ -8,7 +8,6 @@ same observed and restframe wavelengths.
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,17 +25,6 @@ from spender_core.nn.autoencoder import SpectrumAutoencoder
 
 GALAXY_Z = (0.0, 0.0723, 0.3141)
 STAR_Z = (0.0, -0.0049, 0.00271)
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """Return the folder of real spectra and weights, or skip where there is none."""
-    folder = os.environ.get("SPENDER_TEST_DATA")
-    if not folder:
-        pytest.skip("needs real data: SPENDER_TEST_DATA is not set")
-    path = Path(folder)
-    assert path.is_dir(), f"SPENDER_TEST_DATA={folder} is not a folder"
-    return path
 
 
 @pytest.fixture

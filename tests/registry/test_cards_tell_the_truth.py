@@ -96,3 +96,12 @@ def test_of_several_states_the_one_of_the_instrument_is_taken(tmp_path: Path) ->
         assert instrument.name == name
         kernel = model.encoders[name].conv1[0].weight
         assert torch.equal(kernel, state["encoder.conv1.0.weight"])
+
+
+def test_a_file_of_spender_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, reads = tmp_path / "one.pt", []
+    torch.save({"model": legacy_state("sdss"), "losses": None}, path)
+    original = torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: (reads.append(1), original(*a, **k))[1])
+    assert registry.load(path, instrument="sdss")[0].name == "sdss"
+    assert len(reads) == 1
