@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from servers import Hub
 
 from spender_core import registry
 from spender_core.plugins.manager import Candidate, Discovery
+
+SETTINGS = (
+    "HF_ENDPOINT",
+    "HF_TOKEN",
+    "SPENDER_MIRRORS",
+    "SPENDER_OFFLINE",
+    "SPENDER_SHARED_CACHE",
+    "SPENDER_TIMEOUT",
+    "http_proxy",
+    "HTTP_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+)
 
 Offer = Callable[[Iterable[Candidate]], Discovery]
 
@@ -20,9 +37,19 @@ def spender_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep every test away from the user's cache and settings."""
     home = tmp_path / "spender-home"
     monkeypatch.setenv("SPENDER_HOME", str(home))
-    for name in ("HF_ENDPOINT", "SPENDER_OFFLINE"):
+    for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
     return home
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A server that stands in for the Hugging Face Hub, left after 3 s without progress."""
+    server = Hub().start()
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("SPENDER_TIMEOUT", "3")
+    yield server
+    server.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +65,49 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("needs real data: SPENDER_TEST_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Callable[..., bytes]:
+    """Return a function that makes a .pt file of spender with random weights."""
+
+    @cache
+    def make(filters: tuple[int, int, int] = (128, 256, 512), rest: int = 9780) -> bytes:
+        """Make a file with the layout of the published desi_edr_galaxy."""
+        generator = torch.Generator().manual_seed(1)
+
+        def random(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=generator) / shape[-1] ** 0.5
+
+        sizes, latents = (5, 11, 21), 6
+        wave_obs = torch.linspace(3600.0, 9824.0, 7781, dtype=torch.float64)
+        state = {"encoder.instrument.wave_obs": wave_obs}
+        layers = zip((1, *filters), filters, sizes, strict=False)
+        for k, (n_in, n_out, size) in enumerate(layers, 1):
+            state[f"encoder.conv{k}.0.weight"] = random(n_out, n_in, size)
+            state[f"encoder.conv{k}.0.bias"] = random(n_out)
+            state[f"encoder.conv{k}.2.weight"] = torch.full((n_out,), 0.25)
+        widths = {
+            "encoder": (filters[-1] // 2, 128, 64, 32, latents),
+            "decoder": (latents, 64, 256, 1024, rest),
+        }
+        for part, sizes_of in widths.items():
+            for k in range(4):
+                name = f"{part}.mlp.{3 * k}"
+                state[f"{name}.weight"] = random(sizes_of[k + 1], sizes_of[k])
+                state[f"{name}.bias"] = random(sizes_of[k + 1])
+                activation = f"{part}.mlp.{3 * k + 1}"
+                if part == "decoder":
+                    state[f"{activation}.beta"] = random(sizes_of[k + 1])
+                    state[f"{activation}.gamma"] = random(sizes_of[k + 1])
+                elif k < 3:
+                    state[f"{activation}.weight"] = torch.full((sizes_of[k + 1],), 0.25)
+        state["decoder.wave_rest"] = torch.linspace(2000.0, 9824.0, rest)
+        buffer = io.BytesIO()
+        torch.save({"model": [state], "losses": np.zeros((3, 2))}, buffer)
+        return buffer.getvalue()
+
+    return make
 
 
 @pytest.fixture

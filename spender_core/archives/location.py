@@ -1,0 +1,169 @@
+"""Where a file is: paths, URLs and places on the Hugging Face Hub, and how to show them.
+
+A location is `hf:owner/repository[@revision]/file` or a URL, which may end in
+`#sha256=` and the hash of the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from spender_core.errors import InputError, OfflineError
+
+HUB = "https://huggingface.co"
+
+_PART = re.compile(r"[A-Za-z0-9][\w.-]*")
+_FILE = re.compile(r"[A-Za-z0-9_][\w .+-]*")
+_LONGEST = 200
+
+
+def join(root: str, *parts: str) -> str:
+    """Join a root (folder or URL) and the parts of a path below it."""
+    return "/".join([str(root).rstrip("/"), *parts])
+
+
+def is_remote(url: str) -> bool:
+    """Tell whether `url` names something that is not a local path."""
+    return "://" in url and not url.startswith("file://")
+
+
+def redacted(url: str) -> str:
+    """Return a URL as it may be shown: without user, password, fragment and values of its query.
+
+    Anything but a URL is returned as it is. So is one of fsspec's chains, "a::b", in its parts.
+    """
+    if "::" in url:
+        return "::".join(redacted(part) for part in url.split("::"))
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        return url
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  refuses one that is no number, such as a stray password
+    except ValueError:
+        return f"{scheme}://..."
+    host = parts.netloc.rpartition("@")[2]
+    pairs = parts.query.split("&") if parts.query else []
+    query = "&".join(f"{p.partition('=')[0]}=..." if "=" in p else "..." for p in pairs)
+    return urlunsplit((parts.scheme, host, parts.path, query, ""))
+
+
+def hub() -> str:
+    """Return the address of the Hugging Face Hub, or of what HF_ENDPOINT puts in its place."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB
+
+
+def offline() -> bool:
+    """Tell whether the environment variable SPENDER_OFFLINE is set, to anything but 0."""
+    return os.environ.get("SPENDER_OFFLINE", "") not in ("", "0")
+
+
+def require_network(url: str, hint: str = "read it from a local copy") -> None:
+    """Refuse to touch the network where SPENDER_OFFLINE is set.
+
+    Raises:
+        OfflineError: It is set.
+    """
+    if offline():
+        raise OfflineError(f"{redacted(url)} is remote and SPENDER_OFFLINE is set; {hint}")
+
+
+def mirrors() -> list[str]:
+    """Return the user's own mirrors: roots in SPENDER_MIRRORS, with commas between them."""
+    return [
+        root.strip() for root in os.environ.get("SPENDER_MIRRORS", "").split(",") if root.strip()
+    ]
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file to download.
+
+    Attributes:
+        text: As it was given, less the hash.
+        url: Where it is.
+        file: Its name, safe to use in a folder.
+        revision: Branch, tag or commit on the Hub; "" elsewhere.
+        sha256: The hash given with it, or "".
+    """
+
+    text: str
+    url: str
+    file: str
+    revision: str = ""
+    sha256: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The location without secrets."""
+        return redacted(self.text)
+
+
+def parse(text: str) -> Location:
+    """Read a location.
+
+    Raises:
+        InputError: It is malformed, or its file name could lead out of a folder.
+    """
+    bare, _, fragment = text.partition("#")
+    sha256 = fragment.removeprefix("sha256=").lower() if fragment.startswith("sha256=") else ""
+    if fragment and not re.fullmatch(r"[0-9a-f]{8,64}", sha256):
+        raise InputError(
+            f"{redacted(bare)} ends in #{fragment[:20]}; only #sha256= and 8 to 64 hex digits may "
+            "follow a location"
+        )
+    if bare.startswith("hf:"):
+        return _on_hub(bare, sha256)
+    if not is_remote(bare):
+        raise InputError(f"{bare!r} is neither a URL nor of the form 'hf:owner/repository/file'")
+    try:
+        parts = urlsplit(bare)
+        name = unquote(parts.path.rpartition("/")[2])
+    except ValueError as error:
+        raise InputError(f"{redacted(bare)} is not a URL: {error}") from None
+    return Location(bare, bare, _safe(name, bare), "", sha256)
+
+
+def _on_hub(text: str, sha256: str) -> Location:
+    parts = text.removeprefix("hf:").split("/")
+    repository, _, revision = parts[1].partition("@") if len(parts) > 1 else ("", "", "")
+    names = [parts[0], repository, *([revision] if "@" in "".join(parts[1:2]) else [])]
+    if len(parts) < 3 or not all(_PART.fullmatch(name) for name in names):
+        raise InputError(
+            f"{text!r} is not of the form 'hf:owner/repository/file' or "
+            "'hf:owner/repository@revision/file'"
+        )
+    for part in parts[2:]:
+        _safe(part, text)
+    revision = revision or "main"
+    path = quote("/".join(parts[2:]))
+    url = f"{hub()}/{parts[0]}/{repository}/resolve/{revision}/{path}"
+    return Location(text, url, parts[-1], revision, sha256)
+
+
+def _safe(name: str, text: str) -> str:
+    if not _FILE.fullmatch(name) or len(name) > _LONGEST or name.strip() != name:
+        raise InputError(
+            f"{redacted(text)} names the file {name[:60]!r}; a file name has letters, digits and "
+            f"' ._+-', begins with a letter, a digit or '_', and has at most {_LONGEST} characters"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file to fetch: where it is, the hash that is known, its name, other places."""
+
+    location: Location
+    sha256: str
+    name: str
+    mirrors: tuple[str, ...]
+
+    @property
+    def sources(self) -> list[str]:
+        """URLs and paths, in the order in which they are tried."""
+        own = [join(root, self.location.file) for root in mirrors()]
+        return [self.location.url, *self.mirrors, *own]

@@ -1,0 +1,164 @@
+"""Bring files to the cache from servers, object stores and folders, one after the other."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from spender_core.archives import cache, transport
+from spender_core.archives.location import Wanted, is_remote, redacted
+from spender_core.archives.writing import file_sha256, settle
+from spender_core.errors import (
+    FileError,
+    MissingFileError,
+    OfflineError,
+    SpenderError,
+    WeightsError,
+)
+
+_BUCKET: dict[str, Any] = {
+    "anon": True,
+    "config_kwargs": {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 2}},
+}
+"""A public bucket, and how long to wait for it."""
+
+_log = logging.getLogger(__name__)
+
+
+def bring(wanted: Wanted, one: cache.Entry, found: cache.Lookup) -> Path:
+    """Bring a file to its place in the cache, from the first source that has the right one.
+
+    Args:
+        wanted: The file.
+        one: Its place, which no other process must write.
+        found: Where it was looked for before, for the message of a failure.
+
+    Raises:
+        OfflineError: No server gives it.
+        MissingFileError: No server has it.
+        WeightsError: The hash differs; nothing is kept.
+        FileError: The cache cannot be written.
+    """
+    troubles: list[SpenderError] = []
+    for source in wanted.sources:
+        try:
+            record = _from(source, wanted, one)
+        except (OfflineError, MissingFileError, WeightsError) as error:
+            troubles.append(error)
+            _log.info("%s", error)
+            continue
+        try:
+            # first the record: whatever happens now, the file must have this hash
+            one.remember(record)
+            settle(one.part, one.path)
+        except OSError as error:
+            transport.discard(one.part)
+            raise FileError(f"cannot write {one.path}: {error}") from error
+        transport.discard(one.part)
+        return one.path
+    causes = "; ".join(dict.fromkeys(str(error) for error in troubles))
+    for kind in (WeightsError, OfflineError):
+        if any(isinstance(error, kind) for error in troubles):
+            if kind is OfflineError:
+                raise cache.miss(wanted.name, found, causes) from troubles[0]
+            raise kind(causes) from troubles[0]
+    raise MissingFileError(causes) from troubles[0]
+
+
+def _from(source: str, wanted: Wanted, one: cache.Entry) -> cache.Record:
+    """Bring a file from one source to `one.part`, and check it; begin anew if resuming failed."""
+    expected, pinned = cache.expected(wanted.location, wanted.sha256)
+    answer = _retrieve(source, one.part, wanted.name)
+    sha256 = file_sha256(one.part)
+    if not sha256.startswith(expected) and answer.resumed:
+        transport.discard(one.part)
+        answer = _retrieve(source, one.part, wanted.name)
+        sha256 = file_sha256(one.part)
+    if not sha256.startswith(expected):
+        size = one.part.stat().st_size
+        transport.discard(one.part)
+        says = "the first download from there had" if pinned else "expected"
+        raise WeightsError(
+            f"{redacted(source)} has sha256 {sha256} ({size} bytes), {says} {expected}; it was "
+            "removed. If this stays, the file on the server is not the one of the model card"
+            + (f"; to accept it, `spender cache prune --forget {wanted.name}`" if pinned else "")
+        )
+    return cache.Record(
+        location=wanted.location.shown,
+        file=wanted.location.file,
+        sha256=sha256,
+        size=one.part.stat().st_size,
+        url=redacted(source),
+        revision=wanted.location.revision if source == wanted.location.url else "",
+        commit=answer.commit,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _retrieve(source: str, part: Path, name: str) -> transport.Answer:
+    if source.startswith(("http://", "https://")):
+        with _progress(name) as report:
+            return transport.retrieve(source, part, report)
+    transport.discard(part)
+    try:
+        if is_remote(source):
+            _from_store(source, part)
+        else:
+            shutil.copyfile(source.removeprefix("file://"), part)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"there is no file {redacted(source)}") from error
+    except OSError as error:
+        transport.discard(part)
+        raise FileError(f"cannot copy {redacted(source)} to {part}: {error}") from error
+    return transport.Answer()
+
+
+def _from_store(source: str, part: Path) -> None:
+    """Copy a file from an object store, with what fsspec has for its protocol."""
+    import fsspec
+
+    options = _BUCKET if source.startswith("s3://") else {}
+    try:
+        filesystem, path = fsspec.url_to_fs(source, **options)
+        filesystem.get_file(path, str(part))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # each protocol has errors of its own
+        transport.discard(part)
+        raise OfflineError(
+            f"cannot download {redacted(source)}: {type(error).__name__}: {error}"
+        ) from error
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[transport.Report | None]:
+    """Show a progress bar, on a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"downloading {name}", total=None)
+        yield lambda size, total: bar.update(task, completed=size, total=total)

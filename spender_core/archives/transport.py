@@ -1,0 +1,285 @@
+"""One file from one server: resumed, retried, and given up within a stated time.
+
+A server that makes no progress is left after `patience` seconds (90, or SPENDER_TIMEOUT).
+Within them, a lost connection, a stall, and the answers 408, 425, 429, 500, 502, 503 and 504
+are tried again, with growing pauses or after the time that the server asks for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+import urllib3
+
+from spender_core.archives.asking import PassingError, Session, ask, reason
+from spender_core.archives.location import redacted
+from spender_core.archives.writing import free_space
+from spender_core.errors import FileError, InputError, MissingFileError, OfflineError, SpenderError
+
+PATIENCE = 90.0
+"""Seconds without progress after which a server is given up."""
+
+STEP = 1 << 20
+"""Bytes that count as progress."""
+
+SLOWEST = 1024
+"""Bytes a second; less than that for a third of the patience is a stall."""
+
+LARGEST = 50 << 30
+"""Bytes beyond which no body is taken for weights."""
+
+_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+_PAGE = re.compile(rb"\s*(<!doctype\s+html|<html|<head|<\?xml[^>]*>\s*<!doctype\s+html)", re.I)
+_log = logging.getLogger(__name__)
+
+Report = Callable[[int, int | None], None]
+"""Called with the bytes that are there, and with their final number where it is known."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server told about a file it sent: the commit is that of a Hugging Face repository."""
+
+    commit: str = ""
+    resumed: bool = False
+
+
+def patience() -> float:
+    """Return the seconds without progress after which a server is given up.
+
+    Raises:
+        InputError: SPENDER_TIMEOUT is not a positive number.
+    """
+    text = os.environ.get("SPENDER_TIMEOUT", "") or str(PATIENCE)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"SPENDER_TIMEOUT must be a number of seconds above 0, not {text!r}")
+    return seconds
+
+
+def retrieve(url: str, part: Path, report: Report | None = None) -> Answer:
+    """Download `url` to the file `part`, going on where an earlier attempt stopped.
+
+    What is there of `part` is kept when the connection fails, and used only if the server
+    says that its file is still the same.
+
+    Raises:
+        MissingFileError: The server does not have the file.
+        OfflineError: The server cannot be reached, fails, or sends something else.
+        FileError: The file cannot be written, or the disk is full; it is removed.
+    """
+    allowed = patience()
+    deadline, tries = time.monotonic() + allowed, 0
+    with Session() as session:
+        while True:
+            before = _size(part)
+            try:
+                return _attempt(session, url, part, allowed / 3, report)
+            except PassingError as trouble:
+                if _size(part) >= before + STEP:
+                    deadline, tries = time.monotonic() + allowed, 0
+                tries += 1
+                pause = max(trouble.wait, min(8.0, allowed / 360 * 2**tries))
+                if tries > trouble.tries or time.monotonic() + pause > deadline:
+                    raise OfflineError(_given_up(url, trouble, tries, allowed)) from trouble
+                _log.info("%s: %s; trying again in %.1f s", redacted(url), trouble, pause)
+                time.sleep(pause)
+            except SpenderError:
+                raise
+            except requests.RequestException as error:
+                raise OfflineError(f"cannot download {redacted(url)}: {reason(error)}") from None
+            except OSError as error:
+                discard(part)
+                raise FileError(f"cannot write {part}: {error}") from error
+
+
+def _given_up(url: str, trouble: PassingError, tries: int, allowed: float) -> str:
+    text = f"cannot download {redacted(url)}: {trouble} (attempts: {tries})"
+    if trouble.wait > allowed:
+        return f"{text}; it asks to wait {trouble.wait:.0f} s: try again then"
+    return text
+
+
+def _attempt(session: Session, url: str, part: Path, stall: float, report: Report | None) -> Answer:
+    """Make one request, and write what comes to the end of `part`."""
+    note = _read_note(url, part)
+    start = _size(part) if note.get("validator") else 0
+    if start > 0 and start == note.get("total"):
+        return Answer(note.get("commit", ""), resumed=True)
+    headers = {"Accept-Encoding": "identity"}
+    if start > 0:
+        headers |= {"Range": f"bytes={start}-", "If-Range": note["validator"]}
+    response, commit = ask(session, url, headers, stall)
+    with response:
+        _check_status(response, url, part)
+        resumed = response.status_code == 206
+        if resumed and not _continues(response, start):
+            discard(part)
+            raise PassingError("the server sent another part than the one asked for", tries=1)
+        start = start if resumed else 0
+        length = response.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdigit() else None
+        _make_room(part, (total or 0) - start)
+        body = _body(response, start, total, stall)
+        chunk = next(body)  # before what is there is given up
+        answer = Answer(commit, resumed)
+        if not resumed:
+            _write_note(url, part, _validator(response), total, commit)
+        with open(part, "ab" if resumed else "wb") as file:
+            size = start
+            while chunk:
+                file.write(chunk)
+                size += len(chunk)
+                if report is not None:
+                    report(size, total)
+                chunk = next(body, b"")
+            file.flush()
+            os.fsync(file.fileno())
+        return answer
+
+
+def _check_status(response: requests.Response, url: str, part: Path) -> None:
+    status, where = response.status_code, redacted(url)
+    said = f"the server answered {status} {response.reason or ''}".strip()
+    if status in (404, 410):
+        raise MissingFileError(f"the server has no file {where} ({status})")
+    if status in (401, 403):
+        raise OfflineError(
+            f"cannot download {where}: {said}; if it is private, set HF_TOKEN, or give the URL "
+            "with user and password"
+        )
+    if status == 416:
+        discard(part)
+        raise PassingError("the part that is there is longer than the file", tries=1)
+    if status in _AGAIN:
+        raise PassingError(said, wait=_retry_after(response))
+    if status not in (200, 206):
+        raise OfflineError(f"cannot download {where}: {said}")
+
+
+def _body(
+    response: requests.Response, size: int, total: int | None, stall: float
+) -> Iterator[bytes]:
+    """Yield the body as it comes, at least once; watch that it comes, whole, and is no web page."""
+    mark, since, first = time.monotonic(), size, True
+    page = "text/html" in response.headers.get("Content-Type", "").lower()
+    try:
+        while chunk := response.raw.read1(1 << 16):
+            if first and size == 0 and (page or _PAGE.match(chunk)):
+                raise PassingError(f"the server sent a web page instead{_title(chunk)}", tries=1)
+            first = False
+            size += len(chunk)
+            if size > LARGEST:
+                raise PassingError(f"the server sends more than {LARGEST >> 30} GiB", tries=0)
+            yield chunk
+            now = time.monotonic()
+            if now - mark > stall:
+                if size - since < SLOWEST * stall:
+                    raise PassingError(f"only {size - since} bytes came in {now - mark:.0f} s")
+                mark, since = now, size
+    except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
+        raise PassingError(f"nothing came for {stall:.0f} s, {_of(size, total)}") from None
+    except (urllib3.exceptions.HTTPError, ConnectionError):
+        raise PassingError(f"the connection was lost, {_of(size, total)}") from None
+    if total is not None and size < total:
+        raise PassingError(f"the connection was lost, {_of(size, total)}")
+    if first:
+        raise PassingError("the server sent nothing")
+
+
+# -- what is kept of an interrupted download -------------------------------------------------
+
+
+def _write_note(url: str, part: Path, validator: str, total: int | None, commit: str) -> None:
+    """Note from where `part` comes, so that a later attempt can go on."""
+    content = {"url": _key(url), "validator": validator, "total": total, "commit": commit}
+    _note(part).write_text(json.dumps(content), encoding="utf-8")
+
+
+def _read_note(url: str, part: Path) -> dict[str, Any]:
+    """Return what was noted of `part`; nothing, if it does not come from this URL."""
+    try:
+        note = json.loads(_note(part).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) and note.get("url") == _key(url) else {}
+
+
+def _key(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()
+
+
+def _note(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def discard(part: Path) -> None:
+    """Remove what is there of a file."""
+    for path in (part, _note(part)):
+        path.unlink(missing_ok=True)
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _make_room(part: Path, needed: int) -> None:
+    free = free_space(part.parent)
+    if needed > free:
+        discard(part)
+        raise FileError(
+            f"{part.parent} has {free / 1e6:.1f} MB free, {needed / 1e6:.1f} MB are needed; make "
+            "room (`spender cache size`), or set SPENDER_HOME to a larger disk"
+        )
+
+
+# -- what a response says --------------------------------------------------------------------
+
+
+def _validator(response: requests.Response) -> str:
+    """Return what If-Range takes: a strong ETag, or the date (RFC 9110, 13.1.5)."""
+    etag = str(response.headers.get("ETag", ""))
+    if etag.startswith('"'):
+        return etag
+    return "" if etag else str(response.headers.get("Last-Modified", ""))
+
+
+def _continues(response: requests.Response, start: int) -> bool:
+    said = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return said is not None and int(said[1]) == start > 0
+
+
+def _retry_after(response: requests.Response) -> float:
+    """Return the seconds that a server asks to wait (RFC 9110, 10.2.3); 0 if it does not."""
+    text = response.headers.get("Retry-After", "").strip()
+    if not text:
+        return 0.0
+    try:
+        return float(urllib3.Retry().parse_retry_after(text))
+    except urllib3.exceptions.InvalidHeader:
+        return 0.0
+
+
+def _title(chunk: bytes) -> str:
+    found = re.search(rb"<title[^>]*>([^<]{1,80})", chunk, re.I)
+    if not found:
+        return ""
+    text = found[1].decode("utf-8", "replace")
+    return f" ({''.join(c for c in ' '.join(text.split()) if c.isprintable())!r})"
+
+
+def _of(size: int, total: int | None) -> str:
+    return f"with {size} bytes there" + ("" if total is None else f" of {total}")

@@ -1,0 +1,206 @@
+"""`spender pull` and `spender cache`: what is there, where it came from, and cleaning up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from servers import COMMIT, REPOSITORY, Hub, altered, drop
+
+from spender_core.archives import cache
+from spender_core.archives.location import parse
+
+Spender = Callable[..., Any]
+CONTENT = b"weights" * 1000
+
+
+def visible(root: Path | None = None) -> set[str]:
+    return {p.name for p in (root or cache.home()).rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+@pytest.fixture
+def location(hub: Hub) -> str:
+    return hub.offer("model.bin", CONTENT)
+
+
+def test_pull_brings_every_model_that_it_can(spender: Spender, hub: Hub, location: str) -> None:
+    other = hub.offer("other.bin", CONTENT[::-1])
+    ran = spender("pull", location, f"hf:{REPOSITORY}/gone.bin", "no_such_model", other, location)
+    assert ran.code == 1
+    lines = ran.out.splitlines()
+    assert [line.rpartition("/")[2] for line in lines] == ["model.bin", "other.bin"]
+    assert all(Path(line).is_file() for line in lines)
+    assert "not pulled: hf:pmelchior/spender/gone.bin: the server has no file" in ran.err
+    assert "not pulled: no_such_model: no model named 'no_such_model'" in ran.err
+    assert "2 of 4 models could not be pulled" in ran.err
+    assert visible() == {"model.bin", "other.bin", "record.json"}
+
+
+def test_pull_of_an_embedded_model_says_where_it_is(spender: Spender) -> None:
+    ran = spender("pull", "sdss_demo")
+    assert ran.code == 0
+    assert Path(ran.out.strip()).name == "sdss_demo.safetensors"
+
+
+def test_pull_of_nothing_is_refused(spender: Spender) -> None:
+    ran = spender("pull")
+    assert ran.code == 1
+    assert "--all" in ran.err
+
+
+def test_list_tells_where_files_came_from(
+    spender: Spender, location: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spender("pull", location)
+    monkeypatch.setenv("SPENDER_SHARED_CACHE", str(cache.home()))
+    monkeypatch.setenv("SPENDER_HOME", str(tmp_path / "own"))
+    ran = spender("cache", "list")
+    assert ran.code == 0
+    record = cache.entry(parse(location), cache.shared()[0]).record()
+    assert record is not None
+    for part in ("model.bin", record.sha256[:16], location, COMMIT[:8], "shared", record.time):
+        assert part in ran.out
+    assert f"{tmp_path / 'own'} (yours): 0 files" in ran.out
+
+
+def test_list_of_an_empty_cache(spender: Spender) -> None:
+    ran = spender("cache", "list")
+    assert ran.code == 0
+    assert "0 files" in ran.out
+
+
+def test_list_names_installed_models(spender: Spender) -> None:
+    one = cache.entry(parse("hf:pmelchior/spender/spender.sdss.paperII-c273bb69.pt"))
+    one.folder.mkdir(parents=True)
+    one.path.write_bytes(CONTENT)
+    assert "sdss_II " in spender("cache", "list").out
+
+
+def test_verify_finds_a_damaged_file_and_prune_removes_it(
+    spender: Spender, hub: Hub, location: str
+) -> None:
+    other = hub.offer("other.bin", CONTENT)
+    spender("pull", location, other)
+    assert "2 files, all as they were downloaded" in spender("cache", "verify").out
+    path = cache.entry(parse(location)).path
+    path.write_bytes(CONTENT[:-1])
+    ran = spender("cache", "verify")
+    assert ran.code == 1
+    assert f"damaged: {path}: has sha256 " in ran.out
+    assert "ok: " in ran.out
+    assert "1 of 2 files are damaged; `spender cache prune`" in ran.err
+    assert spender("cache", "prune").code == 0
+    assert not path.exists()
+    assert cache.entry(parse(other)).path.exists()
+    assert spender("cache", "verify").code == 0
+
+
+def test_prune_removes_what_interrupted_downloads_left(
+    spender: Spender, hub: Hub, location: str
+) -> None:
+    hub.always = drop(10)
+    assert spender("pull", location).code == 1
+    assert visible() == {".model.bin.part", ".model.bin.part.json"}
+    assert "not finished" in spender("cache", "list").out
+    assert spender("cache", "prune").code == 0
+    assert visible() == set()
+
+
+def test_prune_leaves_a_download_that_goes_on(spender: Spender, hub: Hub, location: str) -> None:
+    hub.always = drop(10)
+    spender("pull", location)
+    with FileLock(cache.entry(parse(location)).folder / ".lock"):
+        ran = spender("cache", "prune")
+    assert "0.0 MB removed" in ran.out
+    assert ".model.bin.part" in visible()
+
+
+def test_prune_of_a_model_keeps_its_hash_unless_it_is_forgotten(
+    spender: Spender, hub: Hub, location: str
+) -> None:
+    spender("pull", location)
+    assert spender("cache", "prune", location).code == 0
+    assert visible() == {"record.json"}
+    assert "removed" in spender("cache", "list").out
+    hub.always = altered
+    ran = spender("pull", location)
+    assert "the first download from there had" in ran.err
+    assert spender("cache", "prune", "--forget", location).code == 0
+    assert visible() == set()
+    assert spender("pull", location).code == 0
+
+
+def test_prune_all(spender: Spender, hub: Hub, location: str) -> None:
+    spender("pull", location, hub.offer("other.bin", CONTENT))
+    assert spender("cache", "prune", "--all", "--forget").code == 0
+    assert visible() == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sdss_II", "not in the cache"),
+        ("sdss_demo", "comes with its plugin"),
+        ("sdss_3", "Did you mean"),
+        ("../../etc", "neither a URL nor"),
+    ],
+)
+def test_prune_of_what_is_not_there_is_refused(spender: Spender, name: str, message: str) -> None:
+    ran = spender("cache", "prune", name)
+    assert ran.code == 1
+    assert message in ran.err
+
+
+def test_prune_never_touches_a_shared_cache(
+    spender: Spender, location: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spender("pull", location)
+    shared = cache.home()
+    monkeypatch.setenv("SPENDER_SHARED_CACHE", str(shared))
+    monkeypatch.setenv("SPENDER_HOME", str(tmp_path / "own"))
+    assert spender("cache", "prune", "--all", "--forget").code == 0
+    assert visible(shared) == {"model.bin", "record.json"}
+
+
+def test_size_tells_the_folders(spender: Spender, location: str) -> None:
+    spender("pull", location)
+    ran = spender("cache", "size")
+    assert f"{cache.home()} (yours): 1 files, 0.0 MB, " in ran.out
+    assert " free" in ran.out
+
+
+def test_the_cache_needs_neither_torch_nor_astropy(spender_home: Path) -> None:
+    script = (
+        "import sys; from spender_core.cli import app; app(['cache', 'list'], standalone_mode=False);"
+        "print({'torch', 'astropy', 'fsspec'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "set()"
+
+
+def test_on_a_terminal_a_progress_bar_is_shown(hub: Hub, location: str) -> None:
+    hub.files["model.bin"] = CONTENT * 100
+    hub.pause = 0.1
+    primary, secondary = os.openpty()
+    command = [sys.executable, "-m", "spender_core.cli", "pull", location]
+    with subprocess.Popen(command, stderr=secondary, stdout=subprocess.PIPE) as running:
+        os.close(secondary)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(primary, 1 << 16)
+            except OSError:  # the other end is closed
+                break
+            if not piece:
+                break
+            shown += piece
+    os.close(primary)
+    assert running.returncode == 0
+    assert b"downloading" in shown
+    assert b"MB/s" in shown or b"kB/s" in shown
