@@ -7,7 +7,9 @@ installed needs neither torch nor astropy.
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal, Self
@@ -22,6 +24,35 @@ FORMAT_VERSION = 1
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+# what moves the cursor, colours or reorders text on a terminal, or cannot be printed
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_ONE_LINE = ("architecture", "weights", "mirrors", "parent", "aliases", "instruments")
+
+
+def printable(text: str) -> str:
+    """Return text with every control character, line breaks too, written as its escape."""
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    plain = character.isprintable() or not (character in "\n\t" or _CONTROL.match(character))
+    return character if plain else ascii(character)[1:-1]
+
+
+def _strings(content: Any) -> Iterator[str]:
+    """Yield every string in nested plain data, keys too."""
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
 
 
 class Record(BaseModel):
@@ -40,7 +71,7 @@ class Record(BaseModel):
     def _check(self) -> Self:
         if not _NAME.fullmatch(self.name):
             raise ValueError(
-                f"name {self.name!r} is not allowed: use letters, digits and underscores, "
+                f"name {self.name[:80]!r} is not allowed: use letters, digits and underscores, "
                 "and begin with a letter"
             )
         if self.api_version == API_VERSION and self.model_extra:
@@ -94,7 +125,7 @@ class ModelCard(Record):
     """Everything one should know about a model before using it.
 
     `weights` says where the file is: `package:my_plugin/models/file.safetensors` inside
-    an installed package, `hf:owner/repository/file` on the Hugging Face Hub, or a URL.
+    an installed package, `hf:owner/repository[@revision]/file` on the Hugging Face Hub, or a URL.
     """
 
     aliases: tuple[str, ...] = ()
@@ -119,11 +150,36 @@ class ModelCard(Record):
     licence: str = "unknown"
     citation: tuple[str, ...] = ()
     weights: str = ""
+    mirrors: tuple[str, ...] = ()
+    """URLs of the same file, tried in turn where its own server fails."""
     file_format: Literal["safetensors", "spender-pt"] = "safetensors"
-    sha256: str = ""
-    """Hash of the weights file: all 64 hex digits, or the leading ones that are known."""
+    sha256: str = Field(default="", pattern=r"^([0-9a-fA-F]{8,64})?$")
+    """Hash of the weights file: all 64 hex digits, or the leading ones that are known, at least 8."""
     parent: str = ""
     """Name of the model from which this one was derived."""
+    requires: tuple[str, ...] = ()
+    """Distributions, beside spender-core, that provide the architecture and the instruments."""
+
+    @model_validator(mode="after")
+    def _check_text(self) -> Self:
+        content = self.model_dump()
+        for field_name, value in content.items():
+            for text in _strings(value):
+                broken = field_name in _ONE_LINE and re.search(r"[\n\t]", text)
+                if broken or _CONTROL.search(text):
+                    raise ValueError(
+                        f"{field_name} has a control character, in {printable(text[:80])!r}; "
+                        "leave it out"
+                    )
+        if self.z_range is not None and not -1 < self.z_range[0] <= self.z_range[1] < math.inf:
+            raise ValueError(f"z_range {self.z_range} must be two redshifts above -1, in order")
+        for name in self.requires:
+            if not _DISTRIBUTION.fullmatch(name):
+                raise ValueError(
+                    f"requires {printable(name[:80])!r}, which is no name of a distribution, such "
+                    "as 'spender-sdss'; versions and addresses are not allowed"
+                )
+        return self
 
     def to_json(self) -> str:
         """Return the card as JSON: what differs from the defaults, and always its versions."""

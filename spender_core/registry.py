@@ -17,23 +17,23 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spender_core.archives.location import is_remote, redacted
 from spender_core.errors import (
     FileError,
     GridError,
     InputError,
     MissingFileError,
     PluginError,
-    SpenderError,
     UnknownNameError,
     WeightsError,
 )
 from spender_core.plugins.manager import Discovery, import_target
-from spender_core.records import ModelCard, PluginStatus, ServedInstrument
+from spender_core.records import ModelCard, PluginStatus
 
 if TYPE_CHECKING:
     from spender_core.interfaces import Flow, Instrument, Model
+    from spender_core.weights import Stored
 
-_NO_SPECTRUM_LSF = "which this version of spender-core cannot apply"
 _PUBLISHED = "The published models come with the plugins spender-sdss and spender-desi."
 
 
@@ -60,7 +60,7 @@ def info(name: str) -> ModelCard:
 
         if name.endswith(".pt"):
             raise InputError(f"{name} has no card; give it one with `spender convert`")
-        return weights.read(_local(name))[0]
+        return weights.read_card(_local(name))
     card: ModelCard = discovery().get("model", name, _PUBLISHED)
     return card
 
@@ -107,11 +107,19 @@ def recognise(url: str) -> Instrument:
     Raises:
         FileError: The file cannot be read, or no installed instrument knows it.
     """
+    troubles = []
     for candidate in _working(instruments()):
-        if candidate.loader is not None and candidate.loader.recognises(url):
-            return candidate
+        try:
+            if candidate.loader is not None and candidate.loader.recognises(url):
+                return candidate
+        except MissingFileError:
+            raise
+        except FileError as error:
+            troubles.append(error)
+    if troubles:
+        raise troubles[0]
     raise FileError(
-        f"{url} is not a file of an installed instrument ({', '.join(instruments()) or 'none'}); "
+        f"{redacted(url)} is not a file of an installed instrument ({', '.join(instruments()) or 'none'}); "
         "install the plugin of its survey"
     )
 
@@ -160,27 +168,15 @@ def load(
     from spender_core import weights
 
     if path.suffix == ".pt":
-        card, tensors = _from_legacy(path, card, instrument)
+        card, stored = _from_legacy(path, card, instrument)
+        served, model = _made(card, stored, instrument)
     else:
-        stored, tensors = weights.read(path)
-        card = stored if card is None else _agreeing(card, stored, path)
-    architecture = import_target(discovery().get("architecture", card.architecture).target)
-    served = _instruments_of(card, instrument)
-    model: Any
-    if card.kind == "flow":
-        model = _build(architecture, card)
-    else:
-        absent = {entry.name for entry in card.instruments} - {one.name for one in served}
-        tensors = {name: t for name, t in tensors.items() if not _belongs(name, absent)}
-        if weights.WAVE_REST not in tensors:
-            raise WeightsError(f"{path} holds no {weights.WAVE_REST}, so its restframe is unknown")
-        model = _build(architecture, card, served, tensors.pop(weights.WAVE_REST))
-    if card.lsf == "per_spectrum":
-        raise WeightsError(f"{path} needs an LSF of each spectrum, {_NO_SPECTRUM_LSF}")
-    weights.restore(model, tensors, str(path))
+        with weights.opened(path) as (own, stored):
+            card = own if card is None else _agreeing(card, own, path)
+            served, model = _made(card, stored, instrument)
     model.card = card
     try:
-        return served[0], model.eval().to(device)
+        return served, model.eval().to(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"cannot put the model on device {device!r}: {reason}") from error
@@ -199,7 +195,6 @@ def save(path: str | os.PathLike[str], model: Model | Flow, card: ModelCard) -> 
         FileError: The file cannot be written; nothing is left behind.
     """
     from spender_core import weights
-    from spender_core.interfaces import Model as ModelType
 
     architecture = import_target(discovery().get("architecture", card.architecture).target)
     if type(model) is not architecture:
@@ -207,44 +202,44 @@ def save(path: str | os.PathLike[str], model: Model | Flow, card: ModelCard) -> 
             f"the card names the architecture {card.architecture!r} ({architecture.__name__}), "
             f"but the model is a {type(model).__name__}"
         )
-    changes: dict[str, Any] = {"config": model.config}
-    if isinstance(model, ModelType):
-        if len(model.calibration):
-            raise InputError(
-                f"the calibration of {', '.join(model.calibration)} cannot be stored in a file; "
-                "take it off with model.calibration.clear(), and keep it beside the file"
-            )
-        changes["lsf"] = "constant" if len(model.lsf) else "none"
-        changes["instruments"] = tuple(
-            ServedInstrument(name=name, grid=one.grid.sha256, lsf_taps=_taps(model, name))
-            for name, one in model.instruments.items()
-        )
-    if card.lsf == "per_spectrum":
-        raise InputError(f"the card says lsf per_spectrum, {_NO_SPECTRUM_LSF}")
-    kind = "autoencoder" if isinstance(model, ModelType) else "flow"
-    if card.kind != kind:
-        raise InputError(f"the card is of kind {card.kind!r}, the model of kind {kind!r}")
-    latents = model.config.get("n_latent", getattr(model, "n_latent", card.latents))
-    if latents != card.latents:
-        raise InputError(f"the card says {card.latents} latents, the model has {latents}")
-    described = card.model_copy(update=changes | {"weights": "", "file_format": "safetensors"})
-    if not described.instruments:
-        raise InputError("the card of a flow must name the instrument of its model")
+    described = weights.described(model, card)
+    needed = [("architecture", card.architecture)]
+    needed += [("instrument", one.name) for one in described.instruments]
+    others = [name for name in discovery().distributions(needed) if name != "spender-core"]
+    described = described.model_copy(update={"requires": tuple(others)})
     digest = weights.write(path, model, described)
     return described.model_copy(update={"sha256": digest})
 
 
 def pull(name: str) -> Path:
-    """Bring the weights of a model into the cache, and return their path."""
-    return _weights_of(info(name))
+    """Bring the weights of a model into the cache, and return their path.
+
+    Args:
+        name: Name of a model, `hf:owner/repository[@revision]/file`, or a URL.
+
+    Raises:
+        UnknownNameError: There is no such model.
+        OfflineError: It must be downloaded and cannot be.
+        WeightsError: What the server has is not what the card says.
+        FileError: The cache cannot be written.
+    """
+    return _local(name) if is_file(name) else _weights_of(info(name))
 
 
-def _taps(model: Model, instrument: str) -> int | None:
-    """Return the size of the learned LSF kernel of an instrument, if it has one."""
-    if instrument not in model.lsf:
-        return None
-    kernel = getattr(model.lsf[instrument], "kernel", None)
-    return None if kernel is None else int(kernel.numel())
+def _made(card: ModelCard, stored: Stored, wanted: str | None) -> tuple[Instrument, Any]:
+    """Make the model of a card from its file, for its instruments that are installed."""
+    from spender_core import weights
+
+    hint = weights.remedy(card, "Install the plugin that has it.")
+    architecture = discovery().get("architecture", card.architecture, hint)
+    served = _instruments_of(card, wanted)
+    if card.lsf == "per_spectrum":
+        raise WeightsError(
+            f"{stored.source} needs an LSF of each spectrum, {weights.NO_SPECTRUM_LSF}"
+        )
+    absent = {entry.name for entry in card.instruments} - {one.name for one in served}
+    stored = stored.without([name for name in stored.shapes if _belongs(name, absent)])
+    return served[0], weights.build(import_target(architecture.target), card, stored, served)
 
 
 def _belongs(tensor: str, instruments: set[str]) -> bool:
@@ -253,54 +248,65 @@ def _belongs(tensor: str, instruments: set[str]) -> bool:
     return part in ("encoders", "lsf") and rest.partition(".")[0] in instruments
 
 
-def _build(architecture: Any, card: ModelCard, *arguments: Any) -> Any:
-    try:
-        return architecture.build(card, *arguments)
-    except SpenderError:
-        raise
-    except Exception as error:
-        raise WeightsError(
-            f"the config of {card.name!r} makes no {architecture.__name__}: {error}"
-        ) from error
-
-
 def is_file(source: str) -> bool:
     """Tell whether a source names a file, by path or URL, rather than a model."""
-    return "/" in source or os.sep in source or source.endswith((".pt", ".safetensors"))
+    return (
+        "/" in source
+        or os.sep in source
+        or source.startswith("hf:")
+        or source.endswith((".pt", ".safetensors"))
+    )
 
 
 def _local(source: str) -> Path:
-    if "://" in source and not source.startswith("file://"):
+    if source.startswith("hf:") or is_remote(source):
         from spender_core.archives.download import fetch
 
-        return fetch(source, "")
+        return fetch(source)
     return Path(source.removeprefix("file://"))
 
 
 def _weights_of(card: ModelCard) -> Path:
     """Return the path of a card's weights, with their hash checked."""
-    if card.weights.startswith("package:"):
-        package, _, file = card.weights.removeprefix("package:").partition("/")
-        try:
-            path = Path(str(resources.files(package) / file))
-        except ModuleNotFoundError as error:
-            raise WeightsError(f"the package {package} of {card.weights} is missing") from error
-        if not path.exists():
-            raise MissingFileError(f"there is no file {path}; install {package} again")
-        from spender_core.archives.writing import file_sha256
-
-        found = file_sha256(path)
-        if not card.sha256 or not found.startswith(card.sha256):
-            raise WeightsError(
-                f"{path} has sha256 {found}, its card says {card.sha256 or 'nothing'}; install "
-                f"{package.replace('_', '-')} again"
-            )
-        return path
     if not card.weights:
         raise WeightsError(f"the card of {card.name!r} does not say where its weights are")
+    if not card.sha256:
+        raise WeightsError(
+            f"the card of {card.name!r} has no sha256, so its weights cannot be trusted; the author "
+            "of its plugin must add it"
+        )
+    if card.weights.startswith("package:"):
+        return _packaged(card)
     from spender_core.archives.download import fetch
 
-    return fetch(card.weights, card.sha256)
+    return fetch(card.weights, card.sha256, card.name, card.mirrors)
+
+
+def _packaged(card: ModelCard) -> Path:
+    """Return the path of weights inside an installed package."""
+    from spender_core.archives.writing import file_sha256
+
+    package, _, file = card.weights.removeprefix("package:").partition("/")
+    try:
+        root = Path(str(resources.files(package)))
+        path = (root / file).resolve(strict=True)
+    except (ImportError, TypeError, ValueError) as error:
+        raise WeightsError(f"the package {package!r} of {card.weights} is missing") from error
+    except OSError as error:
+        raise MissingFileError(
+            f"there is no file {root / file}; install {package} again"
+        ) from error
+    if not path.is_relative_to(root.resolve()) or not path.is_file():
+        raise WeightsError(
+            f"the weights of {card.name!r}, {card.weights}, are no file in {package}"
+        )
+    found = file_sha256(path)
+    if not found.startswith(card.sha256.lower()):
+        raise WeightsError(
+            f"{path} has sha256 {found}, its card says {card.sha256}; install "
+            f"{package.replace('_', '-')} again"
+        )
+    return path
 
 
 def _published(path: Path) -> ModelCard | None:
@@ -326,12 +332,15 @@ def _agreeing(card: ModelCard, stored: ModelCard, path: Path) -> ModelCard:
 
 def _instruments_of(card: ModelCard, wanted: str | None) -> builtins.list[Instrument]:
     """Return the installed instruments of a model, the wanted one first."""
+    from spender_core import weights
+
     names = [entry.name for entry in card.instruments]
     if not names:
         raise WeightsError(f"the card of {card.name!r} names no instrument")
     if wanted is not None and wanted not in names:
         raise UnknownNameError(f"instrument in model {card.name!r}", wanted, names)
     first = wanted or names[0]
+    discovery().get("instrument", first, weights.remedy(card, _PUBLISHED))
     working = {one.name for one in _working(names)}
     chosen = [first, *(n for n in names if n != first and n in working)]
     made = []
@@ -349,37 +358,26 @@ def _instruments_of(card: ModelCard, wanted: str | None) -> builtins.list[Instru
 
 def _from_legacy(
     path: Path, card: ModelCard | None, wanted: str | None
-) -> tuple[ModelCard, dict[str, Any]]:
+) -> tuple[ModelCard, Stored]:
     """Read a .pt file of spender, with the card of its model, or a card made from it."""
-    from spender_core import legacy
+    from spender_core import legacy, weights
 
-    name = card.instruments[0].name if card is not None else wanted
+    name = card.instruments[0].name if card is not None and card.instruments else wanted
     one = instrument(name) if name is not None else _fitting(path)
     content = legacy.read(path, one.name, one.grid)
     if not content.fits(one.grid):
         raise GridError(f"the wavelengths in {path} are not those of {one.name!r}, {one.grid}")
-    made = ModelCard(
-        name=card.name if card else "converted",
-        kind="flow" if content.kind == "flow" else "autoencoder",
-        description=f"Converted from {path.name}",
-        architecture=content.architecture,
-        config=content.config,
-        instruments=(
-            ServedInstrument(name=one.name, grid=one.grid.sha256, lsf_taps=content.lsf_taps),
-        ),
-        latents=content.latents,
-        lsf="constant" if content.lsf_taps else "none",
-        training={} if content.losses is None else {"losses": content.losses},
-    )
+    made = content.card(one, card.name if card else "converted", f"Converted from {path.name}")
+    stored = weights.Stored.held(str(path), content.tensors)
     if card is None:
-        return made, content.tensors
+        return made, stored
     if (card.kind, card.latents) != (made.kind, made.latents):
         raise WeightsError(
             f"{path} holds a {made.kind} of {made.latents} latents, the card of {card.name!r} says "
             f"a {card.kind} of {card.latents}"
         )
     taken = ("architecture", "config", "instruments", "lsf")
-    return card.model_copy(update={n: getattr(made, n) for n in taken}), content.tensors
+    return card.model_copy(update={n: getattr(made, n) for n in taken}), stored
 
 
 def _fitting(path: Path) -> Instrument:

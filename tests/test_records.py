@@ -95,7 +95,7 @@ def test_cards_survive_json() -> None:
         licence="MIT",
         citation=("A & B 2023",),
         weights="hf:owner/repository/file",
-        sha256="ab",
+        sha256="ab" * 32,
         parent="other",
     )
     assert ModelCard.model_validate_json(full.to_json()) == full

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from spender_core.errors import InputError
-from spender_core.nn.layers import SpeculatorActivation, mlp
+from spender_core.nn.layers import SpeculatorActivation, check_sizes, mlp
 
 
 class SpectrumDecoder(nn.Module):
@@ -30,6 +30,7 @@ class SpectrumDecoder(nn.Module):
     ) -> None:
         super().__init__()
         widths = [*hidden, n_rest]
+        check_sizes("widths of layers", widths)
         activations: list[nn.Module]
         if activation == "speculator":
             activations = [SpeculatorActivation(n) for n in hidden]

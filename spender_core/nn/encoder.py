@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from spender_core.errors import InputError
-from spender_core.nn.layers import mlp
+from spender_core.nn.layers import check_sizes, mlp
 
 
 class SpectrumEncoder(nn.Module):
@@ -33,6 +33,8 @@ class SpectrumEncoder(nn.Module):
         hidden: Sequence[int] = (128, 64, 32),
     ) -> None:
         super().__init__()
+        check_sizes("filters", filters)
+        check_sizes("kernel sizes", sizes)
         if len(filters) != 3 or len(sizes) != 3 or filters[-1] % 2 or not all(n % 2 for n in sizes):
             raise InputError(
                 "the encoder needs three filters, the last even, and three odd kernel sizes; "

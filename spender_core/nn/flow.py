@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spender_core.errors import InputError
-from spender_core.interfaces.model import Flow
+from spender_core.interfaces.flow import Flow
+from spender_core.nn.layers import check_sizes
 
 _MIN_SCALE = 1e-3
 
@@ -22,10 +23,14 @@ class MaskedLinear(nn.Linear):
 
     mask: Tensor
 
-    def __init__(self, in_degrees: Tensor, out_degrees: Tensor, strict: bool) -> None:
-        super().__init__(len(in_degrees), len(out_degrees))
-        seen = out_degrees[:, None] > in_degrees if strict else out_degrees[:, None] >= in_degrees
-        self.register_buffer("mask", seen, persistent=False)
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(n_in, n_out)
+        self.register_buffer("mask", None, persistent=False)
+
+    def order(self, in_degrees: Tensor, out_degrees: Tensor, strict: bool = False) -> None:
+        """Let each output see the inputs of lower degree, or unless strict of equal degree."""
+        degrees = out_degrees[:, None]
+        self.mask = degrees > in_degrees if strict else degrees >= in_degrees
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the masked layer."""
@@ -41,12 +46,17 @@ class MaskedAffine(nn.Module):
 
     def __init__(self, n_latent: int, hidden: int, blocks: int) -> None:
         super().__init__()
+        self.initial = MaskedLinear(n_latent, hidden)
+        self.blocks = nn.ModuleList(MaskedLinear(hidden, hidden) for _ in range(blocks))
+        self.final = MaskedLinear(hidden, 2 * n_latent)
         inputs = torch.arange(1, n_latent + 1)
         highest = max(1, n_latent - 1)
         inner = torch.arange(hidden) % highest + min(1, n_latent - 1)
-        self.initial = MaskedLinear(inputs, inner, strict=False)
-        self.blocks = nn.ModuleList(MaskedLinear(inner, inner, strict=False) for _ in range(blocks))
-        self.final = MaskedLinear(inner, inputs.repeat_interleave(2), strict=True)
+        self.initial.order(inputs, inner)
+        for block in self.blocks:
+            assert isinstance(block, MaskedLinear)
+            block.order(inner, inner)
+        self.final.order(inner, inputs.repeat_interleave(2), strict=True)
 
     def parameters_of(self, x_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Return scale and shift of each latent, shape (B, S)."""
@@ -91,17 +101,35 @@ class MaskedAutoregressiveFlow(Flow):
         self, n_latent: int, hidden: int = 50, transforms: int = 5, blocks: int = 2
     ) -> None:
         super().__init__()
-        if min(n_latent, hidden, transforms) < 1 or blocks < 0:
-            raise InputError("n_latent, hidden and transforms must be positive")
+        check_sizes("n_latent, hidden and transforms", (n_latent, hidden, transforms))
+        check_sizes("blocks", [blocks], least=0)
         self.n_latent = n_latent
         self.config = {"hidden": hidden, "transforms": transforms, "blocks": blocks}
+        self.transforms = nn.ModuleList(
+            MaskedAffine(n_latent, hidden, blocks) for _ in range(transforms)
+        )
         self.register_buffer("shift", torch.zeros(n_latent))
         self.register_buffer("scale", torch.ones(n_latent))
         permutations = torch.stack([torch.randperm(n_latent) for _ in range(transforms)])
         self.register_buffer("permutations", permutations)
-        self.transforms = nn.ModuleList(
-            MaskedAffine(n_latent, hidden, blocks) for _ in range(transforms)
-        )
+
+    def check_state(self) -> None:
+        """Check values read from a file: scales are positive, permutations are permutations.
+
+        Raises:
+            InputError: They are not.
+        """
+        if not bool((self.scale > 0).all()):
+            raise InputError(f"scale must be positive, got {self.scale.min().item()}")
+        if self.permutations.shape[1:] != (self.n_latent,):
+            raise InputError(f"permutations must be of {self.n_latent} latents each")
+        ordered = torch.arange(self.n_latent, device=self.permutations.device)
+        if not torch.equal(
+            self.permutations.sort(dim=1).values, ordered.expand_as(self.permutations)
+        ):
+            raise InputError(
+                f"permutations must hold each of 0 to {self.n_latent - 1} once in every row"
+            )
 
     def log_prob(self, s_BS: Tensor) -> Tensor:
         """Return the log density at latents (B, S), shape (B,), in nats."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +23,27 @@ class SpeculatorActivation(nn.Module):
     def __init__(self, features: int, plus_one: bool = False) -> None:
         super().__init__()
         self.plus_one = plus_one
-        self.beta = nn.Parameter(torch.randn(features))
-        self.gamma = nn.Parameter(torch.randn(features))
+        self.beta = nn.Parameter(torch.empty(features))
+        self.gamma = nn.Parameter(torch.empty(features))
+        nn.init.normal_(self.beta)
+        nn.init.normal_(self.gamma)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation along the last dimension."""
         y = (self.gamma + (1 - self.gamma) * torch.sigmoid(self.beta * x)) * x
         return y + 1 if self.plus_one else y
+
+
+def check_sizes(name: str, sizes: Iterable[Any], least: int = 1) -> None:
+    """Check that layers have whole, positive sizes; a card may ask for anything.
+
+    Raises:
+        InputError: They do not.
+    """
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, Integral) or int(size) < least:
+            allowed = "positive integers" if least else "positive integers or 0"
+            raise InputError(f"{name} must be {allowed}, got {size!r:.80}")
 
 
 def mlp(sizes: Sequence[int], activations: Sequence[nn.Module]) -> nn.Sequential:
@@ -36,6 +52,7 @@ def mlp(sizes: Sequence[int], activations: Sequence[nn.Module]) -> nn.Sequential
         raise InputError(
             f"{len(sizes) - 1} layers need as many activations, not {len(activations)}"
         )
+    check_sizes("widths of layers", sizes)
     layers: list[nn.Module] = []
     for n_in, n_out, activation in zip(sizes[:-1], sizes[1:], activations, strict=True):
         layers += [nn.Linear(n_in, n_out), activation]
@@ -51,11 +68,20 @@ class ConstantLSF(nn.Module):
 
     def __init__(self, taps: int) -> None:
         super().__init__()
-        if taps < 1:
-            raise InputError(f"an LSF kernel needs at least one tap, not {taps}")
-        self.kernel = nn.Parameter(torch.zeros(taps))
+        check_sizes("the taps of an LSF kernel", [taps])
+        self.kernel = nn.Parameter(torch.empty(taps))
         with torch.no_grad():
+            self.kernel.zero_()
             self.kernel[taps // 2] = 1
+
+    def check_state(self) -> None:
+        """Check values read from a file: the kernel, which is divided by its sum, has one.
+
+        Raises:
+            InputError: It has not.
+        """
+        if not bool((self.kernel / self.kernel.sum()).isfinite().all()):
+            raise InputError("the taps of an LSF kernel must not sum to 0")
 
     def forward(self, y_BL: Tensor) -> Tensor:
         """Broaden spectra, shape (B, L)."""

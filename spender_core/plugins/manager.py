@@ -106,6 +106,14 @@ class Discovery:
             raise DuplicateNameError(kind, name, [_owner(plugin) for plugin, _ in owners])
         return owners[0][1]
 
+    def distributions(self, names: Iterable[tuple[str, str]]) -> list[str]:
+        """Return the distributions that offer some records, given as (kind, name), sorted.
+
+        What nobody offers is passed over.
+        """
+        offers = [offer for kind, name in names for offer in self._offers[kind].get(name, ())]
+        return sorted({plugin.candidate.distribution for plugin, _ in offers})
+
     def statuses(self) -> list[PluginStatus]:
         """Return how every plugin fared."""
         return [

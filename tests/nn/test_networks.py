@@ -92,7 +92,7 @@ def test_impossible_decoders_are_refused() -> None:
 
 
 def test_impossible_kernels_are_refused() -> None:
-    with pytest.raises(InputError, match="at least one tap, not 0"):
+    with pytest.raises(InputError, match="taps of an LSF kernel must be positive integers, got 0"):
         autoencoder(lsf_taps={"red": 0})
 
 

@@ -200,5 +200,7 @@ def test_gradients_of_the_convolution() -> None:
 
 
 def test_a_kernel_needs_a_tap() -> None:
-    with pytest.raises(InputError, match="at least one tap, not 0"):
+    with pytest.raises(
+        InputError, match="the taps of an LSF kernel must be positive integers, got 0"
+    ):
         ConstantLSF(0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from spender_core import registry, weights
+from spender_core import pickles, registry, weights
 from spender_core.errors import InputError, WeightsError
 from spender_core.nn.autoencoder import SpectrumAutoencoder
 from spender_core.records import ModelCard
@@ -101,7 +101,7 @@ def test_of_several_states_the_one_of_the_instrument_is_taken(tmp_path: Path) ->
 def test_a_file_of_spender_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, reads = tmp_path / "one.pt", []
     torch.save({"model": legacy_state("sdss"), "losses": None}, path)
-    original = torch.load
-    monkeypatch.setattr(torch, "load", lambda *a, **k: (reads.append(1), original(*a, **k))[1])
+    original = pickles.read
+    monkeypatch.setattr(pickles, "read", lambda name: (reads.append(1), original(name))[1])
     assert registry.load(path, instrument="sdss")[0].name == "sdss"
     assert len(reads) == 1

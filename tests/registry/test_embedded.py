@@ -48,7 +48,7 @@ def test_an_altered_embedded_model_is_refused_with_both_hashes(
 
 def test_an_embedded_model_without_a_hash_is_refused(survey: Survey, embedded: ModelCard) -> None:
     survey([embedded.model_copy(update={"sha256": ""})])
-    with pytest.raises(WeightsError, match="its card says nothing"):
+    with pytest.raises(WeightsError, match="has no sha256, so its weights cannot be trusted"):
         registry.load("small")
 
 
