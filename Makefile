@@ -1,10 +1,10 @@
-# make install | demo | test | check | bench | docs
+# make install | demo | test | check | bench | docs | fuzz
 # Each of them sets up what it needs in .venv; PYTHON picks the interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 EDITABLE := -e . -e plugins/spender-sdss -e plugins/spender-desi
 
-.PHONY: install demo test check bench docs clean
+.PHONY: install demo test check bench docs fuzz clean
 
 .venv/base: pyproject.toml plugins/spender-sdss/pyproject.toml plugins/spender-desi/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -15,6 +15,10 @@ EDITABLE := -e . -e plugins/spender-sdss -e plugins/spender-desi
 
 .venv/dev: .venv/base
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e ".[parquet,test,oracles,check]"
+	touch $@
+
+.venv/fuzz: .venv/dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt -e ".[fuzz]"
 	touch $@
 
 install: .venv/base
@@ -36,6 +40,15 @@ bench: .venv/dev
 
 docs: .venv/dev
 	$(BIN)/python -m pytest -q tests/test_docs.py
+
+CASES ?= 10000
+SEED ?= 1
+SECONDS ?= 30
+KINDS := fits spec redrock safetensors pt cards ids names
+
+fuzz: .venv/fuzz
+	$(BIN)/python tests/fuzz/campaign.py --cases $(CASES) --seed $(SEED)
+	for kind in $(KINDS); do $(BIN)/python tests/fuzz/coverage.py $$kind --seconds $(SECONDS) || exit 1; done
 
 clean:
 	rm -rf .venv

@@ -1,0 +1,1 @@
+"""Damaged and hostile files: what reads them may refuse them, and nothing else."""
