@@ -5,7 +5,7 @@ Shapes: B spectra, L observed pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntFlag
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spender_core.errors import InputError
+from spender_core.errors import Failure, Failures, InputError
 
 
 class Flag(IntFlag):
@@ -36,6 +36,9 @@ class Flag(IntFlag):
     """No good pixel at all."""
     SPARSE = 128
     """Less than a tenth of the pixels is good. No reason to reject, but to look."""
+    BAD_VALUES = 256
+    """Pixels that the survey holds for good are NaN, infinite or have a negative inverse
+    variance; they were masked. No reason to reject, but to look."""
 
     @property
     def causes(self) -> list[str]:
@@ -52,6 +55,7 @@ _CAUSES = {
     Flag.NOT_TARGET: "sky fibre or no object",
     Flag.EMPTY: "no good pixel",
     Flag.SPARSE: "less than a tenth of the pixels is good",
+    Flag.BAD_VALUES: "NaN, infinite or negative values masked",
 }
 
 
@@ -88,6 +92,7 @@ class SpectrumBatch:
         instrument: Name of the instrument, or the instrument.
         lsf: Line spread function of each spectrum (a `SpectrumLSF`), if known.
         flags: Bits of `Flag`, shape (B,); 0 if absent.
+        failures: What could not be read along with these spectra: `errors.Failure` each.
 
     Raises:
         InputError: An argument has the wrong shape, type or values.
@@ -104,6 +109,7 @@ class SpectrumBatch:
         instrument: Any = None,
         lsf: SpectrumLSF | None = None,
         flags: Any = None,
+        failures: Iterable[Failure] = (),
     ) -> None:
         self.flux = _floating("flux", flux)
         self.ivar = _floating("ivar", ivar)
@@ -126,6 +132,7 @@ class SpectrumBatch:
         self.ids = self._rows("ids", ids)
         self.lsf = self._rows("lsf", lsf)
         self.instrument: str | None = getattr(instrument, "name", instrument)
+        self.failures = Failures(failures)
         self._check_values()
 
     def _column(
@@ -159,15 +166,12 @@ class SpectrumBatch:
         return rows
 
     def _check_values(self) -> None:
-        checks = {
-            "flux must be finite; set masked pixels to 0 with ivar 0": self.flux.isfinite(),
-            "ivar must be finite and >= 0; use 0 for masked pixels": (self.ivar >= 0)
-            & self.ivar.isfinite(),
-        }
-        for message, good in checks.items():
-            if not bool(good.all()):
-                rows = (~good).any(dim=1).nonzero()[:, 0].tolist()
-                raise InputError(f"{message}. Offending spectra: {self._naming(rows)}")
+        flux, ivar = (tensor.detach() for tensor in (self.flux, self.ivar))
+        if not all_finite(flux):
+            self._refuse("flux must be finite; set masked pixels to 0 with ivar 0", flux.isfinite())
+        if not all_finite(ivar) or bool((ivar < 0).any()):
+            good = (ivar >= 0) & ivar.isfinite()
+            self._refuse("ivar must be finite and >= 0; use 0 for masked pixels", good)
         columns = {
             "norm must be finite and > 0": (self.norm > 0) & self.norm.isfinite(),
             "zerr must be >= 0, infinite where unknown": self.zerr >= 0,
@@ -176,8 +180,11 @@ class SpectrumBatch:
         }
         for message, good in columns.items():
             if not bool(good.all()):
-                rows = (~good).nonzero()[:, 0].tolist()
-                raise InputError(f"{message}. Offending spectra: {self._naming(rows)}")
+                self._refuse(message, good[:, None])
+
+    def _refuse(self, message: str, good: Tensor) -> None:
+        rows = (~good).any(dim=1).nonzero()[:, 0].tolist()
+        raise InputError(f"{message}. Offending spectra: {self._naming(rows)}")
 
     def _naming(self, rows: Sequence[int], most: int = 5) -> str:
         names = [self.label(row) for row in rows[:most]]
@@ -219,6 +226,7 @@ class SpectrumBatch:
             instrument=self.instrument,
             lsf=None if self.lsf is None else self.lsf[rows],
             flags=self.flags[there],
+            failures=self.failures,
         )
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> SpectrumBatch:
@@ -235,11 +243,11 @@ class SpectrumBatch:
 
     def _arguments(self) -> dict[str, Any]:
         names = ("flux", "ivar", "z", "zerr", "norm", "ids", "instrument", "lsf", "flags")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*names, "failures")}
 
     @classmethod
     def cat(cls, batches: Sequence[SpectrumBatch]) -> SpectrumBatch:
-        """Join batches of one instrument, in order.
+        """Join batches of one instrument, in order; their failures too, each once.
 
         Raises:
             InputError: No batch was given, or they differ in instrument, pixels or ids.
@@ -256,6 +264,8 @@ class SpectrumBatch:
         for name in ("ids", "lsf"):
             if len({getattr(batch, name) is None for batch in batches}) > 1:
                 raise InputError(f"some of the batches have {name} and some have none")
+        if len(batches) == 1:
+            return batches[0]
         columns = ("flux", "ivar", "z", "zerr", "norm", "flags")
         joined = {name: torch.cat([getattr(b, name) for b in batches]) for name in columns}
         first = batches[0]
@@ -264,6 +274,7 @@ class SpectrumBatch:
             ids=None if first.ids is None else np.concatenate([b.ids for b in batches]),
             lsf=None if first.lsf is None else type(first.lsf).cat([b.lsf for b in batches]),
             instrument=first.instrument,
+            failures=dict.fromkeys(failure for batch in batches for failure in batch.failures),
         )
 
     @property
@@ -281,6 +292,14 @@ class SpectrumBatch:
         """Return in words the flags of one spectrum, or those of them in `among`."""
         flags = Flag(int(self.flags[row]))
         return (flags if among is None else flags & among).causes
+
+
+def all_finite(values: Tensor) -> bool:
+    """Tell whether all values are finite, without arrays of their size."""
+    if values.numel() == 0:
+        return True
+    least, most = values.aminmax()  # NaN if any value is
+    return bool((least > -torch.inf) & (most < torch.inf))
 
 
 def _floating(name: str, values: Any) -> Tensor:

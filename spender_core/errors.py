@@ -1,13 +1,15 @@
 """The one family of errors of this package.
 
 Every message says what was given, what is allowed, and what to do next. Catching
-`SpenderError` catches all of them.
+`SpenderError` catches all of them. Warnings are of the family `SpenderWarning`.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 
 class SpenderError(Exception):
@@ -28,6 +30,10 @@ class RedshiftError(InputError):
 
 class FileError(SpenderError, OSError):
     """A file is missing, cannot be opened, or does not hold what it should."""
+
+
+class DamagedFileError(FileError):
+    """A file does not hold what it should. Its name is added where it is read."""
 
 
 class MissingFileError(FileError):
@@ -71,3 +77,47 @@ class DuplicateNameError(SpenderError):
             f"{kind} {name!r} is offered by more than one plugin: {', '.join(sorted(owners))}. "
             "Uninstall all but one of them; `spender plugins` shows what each one offers."
         )
+
+
+class SpenderWarning(UserWarning):
+    """Base class of every warning that spender gives."""
+
+
+class PartialReadWarning(SpenderWarning):
+    """Some of the sources could not be read; `failures` of what was read lists them."""
+
+
+class RedshiftRangeWarning(SpenderWarning):
+    """A redshift is outside of the range that the model was made for."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A source that could not be read.
+
+    Attributes:
+        source: The path, URL (without its secrets) or id, as it was asked for.
+        error: Name of the class of the error.
+        message: What went wrong.
+    """
+
+    source: str
+    error: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.error}: {self.message}"
+
+
+class Failures(tuple[Failure, ...]):
+    """The sources that could not be read, in order: a table, one line each when printed."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        kinds = Counter(failure.error for failure in self)
+        listing = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+        return f"Failures({len(self)}{': ' if self else ''}{listing})"
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))

@@ -300,7 +300,7 @@ def test_labels_are_the_ids_without_what_is_empty() -> None:
 
 
 def test_flags_are_told_in_words() -> None:
-    batch = make(flags=[0, int(Flag.NO_Z), int(Flag.FIBRE | Flag.EMPTY), 255])
+    batch = make(flags=[0, int(Flag.NO_Z), int(Flag.FIBRE | Flag.EMPTY), 511])
     assert batch.causes(0) == []
     assert batch.causes(1) == ["redshift unknown"]
     assert batch.causes(2) == ["fibre flagged by the survey", "no good pixel"]

@@ -91,12 +91,56 @@ def plugins() -> None:
 
 
 @app.command()
-def pull(names: Annotated[list[str], typer.Argument(help="Models.")]) -> None:
+def pull(
+    names: Annotated[list[str] | None, typer.Argument(help="Models, or URLs of weights.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All models of the plugins.")] = False,
+) -> None:
     """Bring the weights of models into the cache."""
-    from spender_core import registry
+    from spender_core.cli.cache import pull
 
-    for name in names:
-        print(registry.pull(name))
+    pull(names or [], everything)
+
+
+store = typer.Typer(help="Look after the cache of weights.", no_args_is_help=True)
+app.add_typer(store, name="cache")
+
+
+@store.command(name="list")
+def cache_list() -> None:
+    """List what is in the cache, and where it came from."""
+    from spender_core.cli.cache import show
+
+    show()
+
+
+@store.command(name="verify")
+def cache_verify() -> None:
+    """Check the hash of every file."""
+    from spender_core.cli.cache import verify
+
+    verify()
+
+
+@store.command(name="prune")
+def cache_prune(
+    names: Annotated[list[str] | None, typer.Argument(help="Models to remove.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Remove all models.")] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Forget their hashes too, and accept others.")
+    ] = False,
+) -> None:
+    """Remove damaged files and leftovers of downloads, and the models that are named."""
+    from spender_core.cli.cache import prune
+
+    prune(names or [], everything, forget)
+
+
+@store.command(name="size")
+def cache_size() -> None:
+    """Show the size of the cache, and the space that is left."""
+    from spender_core.cli.cache import size
+
+    size()
 
 
 @app.command()
@@ -131,11 +175,15 @@ def encode(
     model: ModelOption = None,
     everything: All = False,
     device: Annotated[str, typer.Option(help="Device of torch, e.g. cuda.")] = "cpu",
+    failures: Annotated[
+        Path | None,
+        typer.Option(help="Table of the files that could not be read: .ecsv, .fits or .csv."),
+    ] = None,
 ) -> None:
     """Encode the spectra of files: latents and reduced chi square, to a table."""
     from spender_core.cli.encode import run
 
-    run(files, output, model, everything, device)
+    run(files, output, model, everything, device, failures)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from spender_core import registry
+from spender_core.archives.location import redacted
 from spender_core.archives.writing import replacing
 from spender_core.batch import Flag
 from spender_core.cli.spectra import Models, encode, read
@@ -30,7 +31,9 @@ def run(
         print(f"not used: {name}: {cause}", file=sys.stderr)
     if not content.rows:
         causes = "; ".join(f"{name}: {cause}" for name, cause in content.rejected)
-        raise NoSpectraError(f"no usable spectrum in {file} ({causes}); --all keeps flagged ones")
+        raise NoSpectraError(
+            f"no usable spectrum in {redacted(file)} ({causes}); --all keeps flagged ones"
+        )
     batch = content.batch[content.rows[:most]]
     if z is not None:
         unknown = batch.z.isnan()

@@ -9,39 +9,52 @@ from typing import Any
 import numpy as np
 
 from spender_core import registry
+from spender_core.archives.location import redacted
 from spender_core.archives.writing import replacing
 from spender_core.batch import SpectrumBatch
 from spender_core.cli.show import print_table
 from spender_core.cli.spectra import Encoded, Models, encode, read, remark
-from spender_core.errors import InputError, NoSpectraError, SpenderError
+from spender_core.errors import Failure, InputError, NoSpectraError, SpenderError
 from spender_core.records import ModelCard
 
 FORMATS = {".fits": "fits", ".ecsv": "ascii.ecsv", ".parquet": "parquet"}
+FAILURE_FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".csv": "ascii.csv"}
 
 
 def run(
-    files: list[str], output: Path | None, wanted: str | None, everything: bool, device: str
+    files: list[str],
+    output: Path | None,
+    wanted: str | None,
+    everything: bool,
+    device: str,
+    failures: Path | None = None,
 ) -> None:
     """Encode the files, write or print the table, and list what could not be used."""
-    if output is not None and output.suffix not in FORMATS:
-        raise InputError(
-            f"cannot tell the format of {output}: its name must end in {', '.join(FORMATS)}"
-        )
+    for path, formats in ((output, FORMATS), (failures, FAILURE_FORMATS)):
+        if path is not None and path.suffix not in formats:
+            raise InputError(
+                f"cannot tell the format of {path}: its name must end in {', '.join(formats)}"
+            )
     models = Models(wanted, device)
     models.check()
     rows: list[dict[str, Any]] = []
     unused: list[tuple[str, str]] = []
+    failed: list[Failure] = []
     for file in files:
+        shown = redacted(file)
         try:
             instrument = registry.recognise(file)
             content = read(instrument, file, everything)
-            unused += [(f"{file}: {name}", cause) for name, cause in content.rejected]
+            unused += [(f"{shown}: {name}", cause) for name, cause in content.rejected]
             if content.rows:
                 model = models.for_instrument(instrument)
                 batch = content.batch[content.rows]
-                rows += _rows(file, batch, model.card, encode(model, batch))
+                rows += _rows(shown, batch, model.card, encode(model, batch))
         except SpenderError as error:
-            unused.append((file, str(error)))
+            unused.append((shown, str(error)))
+            failed.append(Failure(shown, type(error).__name__, str(error)))
+    if failures:
+        _write_failures(failed, failures)
     if rows:
         if output:
             _write(rows, output)
@@ -73,7 +86,7 @@ def _rows(
             "latents": result.latents[row].numpy(),
             "norm": float(batch.norm[row]),
             "flags": int(batch.flags[row]),
-            "remark": remark(card, batch, row),
+            "remark": remark(card, batch, row, bool(result.reached[row])),
         }
         for row in range(len(batch))
     ]
@@ -89,7 +102,7 @@ def _ids(batch: SpectrumBatch, row: int) -> dict[str, Any]:
 
 def _ascii(values: Any) -> Any:
     """Return strings as FITS can hold them."""
-    if not isinstance(values[0], str):
+    if len(values) == 0 or not isinstance(values[0], str):
         return values
     return [value.encode("ascii", "backslashreplace").decode() for value in values]
 
@@ -135,6 +148,21 @@ def _write(rows: list[dict[str, Any]], output: Path) -> None:
         else:
             table.write(temporary, format=FORMATS[output.suffix], overwrite=True)
     print(f"{output}: {len(rows)} spectra")
+
+
+def _write_failures(failed: list[Failure], output: Path) -> None:
+    """Write the table of the files that could not be read, whole or not at all."""
+    from astropy.table import Table
+
+    columns = {
+        name: [getattr(failure, name) for failure in failed]
+        for name in ("source", "error", "message")
+    }
+    if output.suffix == ".fits":
+        columns = {name: _ascii(values) for name, values in columns.items()}
+    table = Table(columns, dtype=[str] * len(columns) if not failed else None)
+    with replacing(output) as temporary:
+        table.write(temporary, format=FAILURE_FORMATS[output.suffix], overwrite=True)
 
 
 def _write_parquet(table: Any, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from spender_core import losses, registry
 from spender_core.batch import Flag, SpectrumBatch
-from spender_core.errors import InputError, UnknownNameError
+from spender_core.errors import InputError, RedshiftRangeWarning, UnknownNameError
 from spender_core.interfaces import Instrument, Model, Reconstruction
 from spender_core.records import ModelCard
 
@@ -84,10 +85,14 @@ def read(instrument: Instrument, url: str, everything: bool) -> Read:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Latents (B, S) and reduced chi square (B,) of a batch; chi square NaN without z."""
+    """Latents (B, S) and reduced chi square (B,) of a batch; chi square NaN without z.
+
+    It is NaN too where the model reaches no pixel of the spectrum, as `reached` (B,) tells.
+    """
 
     latents: Tensor
     chi2: Tensor
+    reached: Tensor
     made: dict[int, tuple[Reconstruction, int]]
     """Where z is known, the reconstruction of a row: which, and its row in it."""
 
@@ -102,27 +107,33 @@ def encode(model: Model, batch: SpectrumBatch, keep: bool = False) -> Encoded:
         keep: Keep the reconstructions.
     """
     device = next(model.parameters()).device
+    reached = batch.z.cpu().isnan() | model.reaches(batch.z, batch.instrument)
     latents, chi2, made = [], torch.full((len(batch),), float("nan")), {}
     for start in range(0, len(batch), CHUNK):
         part = batch[start : start + CHUNK].to(device)
         s = model.encode(part)
         latents.append(s.cpu())
-        known = (~part.z.isnan()).nonzero()[:, 0]
+        within = reached[start : start + CHUNK].to(part.z.device)
+        known = (~part.z.isnan() & within).nonzero()[:, 0]
         if len(known) == 0:
             continue
         part = part[known]
-        result = model.reconstruct(part, s=s[known], normalize=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RedshiftRangeWarning)  # `remark` tells it
+            result = model.reconstruct(part, s=s[known], normalize=True)
         weight = part.ivar * result.valid
         values = losses.reduced_chi2(part.flux, weight, result.observed, s.shape[1] + 1)
         chi2[start + known.cpu()] = values.cpu().float()
         if keep:
             made.update({start + int(row): (result, i) for i, row in enumerate(known)})
-    return Encoded(torch.cat(latents), chi2, made)
+    return Encoded(torch.cat(latents), chi2, reached, made)
 
 
-def remark(card: ModelCard | None, batch: SpectrumBatch, row: int) -> str:
+def remark(card: ModelCard | None, batch: SpectrumBatch, row: int, reached: bool = True) -> str:
     """Return what a user should know of a row: its flags, and a redshift out of range."""
     remarks = batch.causes(row)
+    if not reached:
+        remarks.append("the model reaches no pixel at this z")
     z = float(batch.z[row])
     if (
         card is not None

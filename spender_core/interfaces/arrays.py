@@ -21,12 +21,12 @@ def onto_grid(
 
     Raises:
         GridError: The wavelengths do not increase.
-        InputError: Shapes differ, ivar is negative, flux is not finite where ivar > 0,
+        InputError: They are no numbers, shapes differ, ivar is negative, flux is not finite where ivar > 0,
             or nothing of the grid is covered.
     """
-    source = Table(wave)
-    flux_BM = np.atleast_2d(np.asarray(flux, dtype=np.float64))
-    ivar_BM = np.atleast_2d(np.asarray(ivar, dtype=np.float64))
+    source = Table(numbers("wave", wave))
+    flux_BM = np.atleast_2d(numbers("flux", flux))
+    ivar_BM = np.atleast_2d(numbers("ivar", ivar))
     if flux_BM.shape != ivar_BM.shape or flux_BM.shape[-1] != source.size or flux_BM.ndim != 2:
         raise InputError(
             f"wave has {source.size} pixels, flux has shape {np.shape(flux)} and ivar "
@@ -51,6 +51,21 @@ def onto_grid(
             f"{grid.wave[0]:.1f} to {grid.wave[-1]:.1f} Angstrom; is it in vacuum Angstrom?"
         )
     return flux_BL, ivar_BL
+
+
+def numbers(name: str, values: ArrayLike) -> FloatArray:
+    """Return real numbers as an array of float64.
+
+    Raises:
+        InputError: They are something else, or of different lengths.
+    """
+    try:
+        array = np.asarray(values)
+    except Exception as error:  # whatever an array-like object raises
+        raise InputError(f"{name} cannot be used as an array: {error}") from error
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{name} must hold real numbers, not {array.dtype} as in {values!r:.60}")
+    return array.astype(np.float64)
 
 
 def from_specutils(

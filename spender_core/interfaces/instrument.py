@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +12,27 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from spender_core.batch import Flag, SpectrumBatch
-from spender_core.errors import InputError, MissingFileError, NoSpectraError
+from spender_core.archives.location import redacted
+from spender_core.batch import Flag, SpectrumBatch, all_finite
+from spender_core.errors import (
+    Failure,
+    Failures,
+    FileError,
+    InputError,
+    MissingFileError,
+    NoSpectraError,
+    OfflineError,
+    PartialReadWarning,
+    PluginError,
+    SpenderError,
+)
 from spender_core.grid import Grid
-from spender_core.interfaces.arrays import from_specutils, onto_grid
+from spender_core.interfaces.arrays import from_specutils, numbers, onto_grid
 from spender_core.interfaces.loader import Loader, Source
 from spender_core.ops.normalize import NORM_WINDOW, normalization
+
+_CHUNK = 64
+"""Spectra that are normalised together."""
 
 
 class Instrument(ABC):
@@ -75,8 +91,12 @@ class Instrument(ABC):
         root: str | os.PathLike[str] | None = None,
         release: str | None = None,
         quality: bool = True,
+        strict: bool = False,
     ) -> SpectrumBatch:
         """Read spectra, by path or by id, masked and normalised.
+
+        Where several sources are asked for and some cannot be read, the others are
+        returned with a `PartialReadWarning`, and `failures` of the batch lists the bad ones.
 
         Args:
             source: A path or URL, a list of them, or a list of the survey's ids.
@@ -85,25 +105,61 @@ class Instrument(ABC):
             release: For ids: the data release.
             quality: Apply the survey's quality cuts. False keeps every row; what is
                 wrong with it is in `flags`.
+            strict: Raise at the first source that cannot be read.
 
         Returns:
             The spectra in the order asked for, float32, on the host.
 
         Raises:
-            FileError: A file is missing or cannot be used.
+            InputError: There is nothing to read, or an id is malformed.
+            FileError: A file is missing or cannot be used: the only one, each of them, or
+                any of them if `strict`.
             NoSpectraError: No spectrum is left; the message says why.
         """
         sources = self._sources(source, None if root is None else os.fspath(root), release)
+        parts, errors = self._parts(sources, strict or len(sources) == 1)
+        failures = Failures(
+            Failure(sources[i][0], type(error).__name__, str(error))
+            for i, error in sorted(errors.items())
+        )
+        if not parts:
+            raise _joint(failures, list(errors.values()))
+        if failures:
+            warnings.warn(
+                f"{len(failures)} of {len(sources)} sources could not be read; `failures` of the "
+                f"batch lists them. The first: {failures[0].message}",
+                PartialReadWarning,
+                stacklevel=2,
+            )
+        batch = SpectrumBatch.cat([parts.pop(i) for i in sorted(parts)])
+        batch = self.prepare(batch.replace(failures=failures) if failures else batch)
+        return self._cut(batch) if quality else batch
+
+    def _parts(
+        self, sources: Sequence[tuple[str, Source]], strict: bool
+    ) -> tuple[dict[int, SpectrumBatch], dict[int, SpenderError]]:
+        """Return what each source gave, or its error, by position; read each file once."""
         files: dict[tuple[str, ...], list[int]] = {}
-        for position, wanted in enumerate(sources):
+        for position, (_, wanted) in enumerate(sources):
             files.setdefault(wanted.urls, []).append(position)
         parts: dict[int, SpectrumBatch] = {}
+        errors: dict[int, SpenderError] = {}
         for urls, positions in files.items():
-            loaded = self._load(urls)
+            try:
+                loaded = self._load(urls)
+            except SpenderError as error:
+                if strict:
+                    raise
+                errors |= dict.fromkeys(positions, error)
+                continue
             for position in positions:
-                parts[position] = _select(loaded, sources[position], urls)
-        batch = self.prepare(SpectrumBatch.cat([parts[i] for i in range(len(sources))]))
-        return self._cut(batch) if quality else batch
+                try:
+                    parts[position] = _select(loaded, sources[position][1], urls)
+                except SpenderError as error:
+                    if strict:
+                        raise
+                    errors[position] = error
+        return parts, errors
 
     def batch(
         self,
@@ -139,7 +195,7 @@ class Instrument(ABC):
         if flux is None or ivar is None:
             raise InputError("batch needs wave, flux and ivar (or one spectrum of specutils)")
         flux_BL, ivar_BL = onto_grid(self.grid, wave, flux, ivar)
-        redshift = None if z is None else np.asarray(z, dtype=np.float64)
+        redshift = None if z is None else numbers("z", z)
         if redshift is not None and redshift.size == 1:
             redshift = np.full(len(flux_BL), redshift)
         # normalised in float64: in cgs units, ivar overflows float32
@@ -157,10 +213,9 @@ class Instrument(ABC):
         ivar = raw.ivar
         if self.mask is not None:
             ivar = ivar.masked_fill(torch.from_numpy(self.mask).to(ivar.device), 0)
-        wave = torch.tensor(self.wave)
-        norm, used_rms = normalization(raw.flux, ivar, raw.z, wave, self.norm_window)
+        norm, used_rms = self._norm(raw.flux, ivar, raw.z)
         flags = raw.flags.clone()
-        share = (ivar > 0).float().mean(dim=1)
+        share = (ivar > 0).sum(dim=1) / ivar.shape[1]
         conditions = {
             Flag.NORM_RMS: used_rms,
             Flag.NO_Z: raw.z.isnan(),
@@ -169,15 +224,34 @@ class Instrument(ABC):
         }
         for flag, where in conditions.items():
             flags |= int(flag) * where.to(flags)
+        flux, ivar = raw.flux / norm[:, None], ivar * norm[:, None] ** 2
+        if not (all_finite(flux) and all_finite(ivar)):
+            over = ~(flux.isfinite() & ivar.isfinite())
+            flux, ivar = flux.masked_fill(over, 0), ivar.masked_fill(over, 0)
+            flags |= int(Flag.BAD_VALUES) * over.any(dim=1).to(flags)
+            flags |= int(Flag.EMPTY) * ~(ivar > 0).any(dim=1)
         return raw.replace(
-            flux=raw.flux / norm[:, None],
-            ivar=ivar * norm[:, None] ** 2,
+            flux=flux,
+            ivar=ivar,
             norm=raw.norm * norm,
             flags=flags,
             instrument=self,
         )
 
-    def _sources(self, source: Any, root: str | None, release: str | None) -> list[Source]:
+    def _norm(
+        self, flux: torch.Tensor, ivar: torch.Tensor, z: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return norm and whether it is an RMS, shape (B,), a few spectra at a time."""
+        wave = torch.tensor(self.wave)
+        chunks = zip(flux.split(_CHUNK), ivar.split(_CHUNK), z.split(_CHUNK), strict=True)
+        done = [normalization(f, i, at, wave, self.norm_window) for f, i, at in chunks]
+        norms, used_rms = zip(*done, strict=True)
+        return torch.cat(norms), torch.cat(used_rms)
+
+    def _sources(
+        self, source: Any, root: str | None, release: str | None
+    ) -> list[tuple[str, Source]]:
+        """Return what to read, each with the name under which it was asked for."""
         if isinstance(source, (str, os.PathLike, np.void)) or _is_one_id(source):
             source = [source]
         if not hasattr(source, "__len__") or len(source) == 0:
@@ -185,8 +259,23 @@ class Instrument(ABC):
                 f"nothing to read in {source!r:.60}: give a path, a list of paths, or a list of ids"
             )
         if all(isinstance(entry, (str, os.PathLike)) for entry in source):
-            return [Source((os.fspath(path),)) for path in source]
-        return self._reader().locate(source, root, release)
+            paths = [os.fspath(path) for path in source]
+            return [(redacted(path), Source((path,))) for path in paths]
+        loader = self._reader()
+        try:
+            places = loader.locate(source, root, release)
+        except SpenderError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{source!r:.60} are no ids of {self.name} ({type(error).__name__}: {error})"
+            ) from error
+        if len(places) != len(source):
+            raise PluginError(
+                f"{type(loader).__name__}.locate found {len(places)} places for {len(source)} ids"
+            )
+        names = [str(row.item() if isinstance(row, np.void) else row)[:200] for row in source]
+        return list(zip(names, places, strict=True))
 
     def _reader(self) -> Loader:
         if self.loader is None:
@@ -194,17 +283,15 @@ class Instrument(ABC):
         return self.loader
 
     def _load(self, urls: tuple[str, ...]) -> SpectrumBatch:
-        for url in urls[:-1]:
+        """Load the first of these files that exists."""
+        for url in urls:
             try:
                 return self._reader().load(url)
             except MissingFileError:
-                continue
-        try:
-            return self._reader().load(urls[-1])
-        except MissingFileError as error:
-            if len(urls) == 1:
-                raise
-            raise MissingFileError(f"none of these files exists: {', '.join(urls)}") from error
+                if len(urls) == 1:
+                    raise
+        shown = ", ".join(map(redacted, urls))
+        raise MissingFileError(f"none of these files exists: {shown}; check the id and the root")
 
     def _cut(self, batch: SpectrumBatch) -> SpectrumBatch:
         keep = (batch.flags & int(self.rejects)) == 0
@@ -240,5 +327,15 @@ def _select(loaded: SpectrumBatch, source: Source, urls: Sequence[str]) -> Spect
         keep &= loaded.ids[name] == value
     if not keep.any():
         wanted = ", ".join(f"{name} {value}" for name, value in source.rows.items())
-        raise MissingFileError(f"{urls[0]} holds no spectrum with {wanted}")
+        raise MissingFileError(f"{redacted(urls[0])} holds no spectrum with {wanted}")
     return loaded[keep]
+
+
+def _joint(failures: Failures, errors: Sequence[SpenderError]) -> SpenderError:
+    """Return one error for sources of which none could be read: of their class if it is one."""
+    kinds = {type(error) for error in errors}
+    kind = kinds.pop() if len(kinds) == 1 else FileError
+    listing = "; ".join(failure.message for failure in failures[:5])
+    more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
+    text = f"none of {len(failures)} sources could be read: {listing}{more}"
+    return kind(text) if kind in (MissingFileError, OfflineError, InputError) else FileError(text)

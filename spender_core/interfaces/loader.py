@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import numpy as np
 
+from spender_core.archives.opening import reading
 from spender_core.batch import SpectrumBatch
 from spender_core.errors import InputError
 
@@ -27,11 +29,31 @@ class Source:
     rows: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _guarded(method: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    """Return a method that raises nothing but a SpenderError, which names the file."""
+
+    @wraps(method)
+    def guarded(self: Any, url: str) -> Any:
+        with reading(url):
+            return method(self, url)
+
+    return guarded
+
+
 class Loader(ABC):
     """Reads the files of one instrument onto its grid. Three members are required.
 
     Masking of sky lines, normalisation and quality cuts are done by `Instrument.read`.
+
+    Whatever `recognises` and `load` raise of a damaged file becomes a `FileError` that names
+    it, so an implementation need not foresee how files can be damaged.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("recognises", "load"):
+            if name in vars(cls):
+                setattr(cls, name, _guarded(vars(cls)[name]))
 
     @property
     @abstractmethod

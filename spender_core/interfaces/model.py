@@ -5,17 +5,25 @@ Shapes: B spectra, L observed pixels, R restframe pixels, S latents.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from spender_core import losses
 from spender_core.batch import SpectrumBatch, as_tensor
-from spender_core.errors import GridError, InputError, RedshiftError, UnknownNameError
+from spender_core.errors import (
+    GridError,
+    InputError,
+    RedshiftError,
+    RedshiftRangeWarning,
+    UnknownNameError,
+)
 from spender_core.grid import Grid, as_grid
 from spender_core.interfaces.instrument import Instrument
 from spender_core.ops.normalize import amplitude
@@ -45,7 +53,9 @@ class Model(nn.Module, ABC):
     """Describes restframe spectra by a few latents. Three members are required.
 
     A subclass implements `encode_flux`, `decode` and `config`, and passes to this
-    constructor the instruments that it serves and its restframe grid.
+    constructor the instruments that it serves and its restframe grid. If it, or any module
+    within it, has a method `check_state()`, that is called once weights are loaded, and
+    raises `InputError` for values that cannot be right.
 
     Args:
         instruments: The instruments served; the first is the default one.
@@ -160,10 +170,32 @@ class Model(nn.Module, ABC):
             normalize: Scale each model to fit its spectrum best.
             weights: Inverse variances (B, L) for that fit; those of the batch, or 1.
 
+        Warns:
+            RedshiftRangeWarning: A redshift is outside of the `z_range` of the model's card.
+
         Raises:
-            RedshiftError: A redshift is unknown; the message names the spectra.
+            RedshiftError: A redshift is unknown, or so large that the model reaches no pixel
+                of the spectrum; the message names the spectra.
         """
         spectra = self._at_home(spectra)
+        flux_BL, observer = self._input(spectra, instrument)
+        batch = spectra if isinstance(spectra, SpectrumBatch) else None
+        if z is None and batch is not None:
+            z = _known_redshifts(batch)
+        if z is not None:
+            self._check_redshifts(self._redshifts(z, flux_BL), observer, batch)
+        return self._reconstruct(spectra, instrument, z, s, normalize, weights)
+
+    def _reconstruct(
+        self,
+        spectra: SpectrumBatch | Tensor,
+        instrument: Any,
+        z: Any,
+        s: Tensor | None,
+        normalize: bool,
+        weights: Tensor | None,
+    ) -> Reconstruction:
+        """Do what `reconstruct` says, at any redshift."""
         flux_BL, observer = self._input(spectra, instrument)
         if isinstance(spectra, SpectrumBatch):
             z = _known_redshifts(spectra) if z is None else z
@@ -192,8 +224,25 @@ class Model(nn.Module, ABC):
         normalize: bool = False,
         weights: Tensor | None = None,
     ) -> Tensor:
-        """Return the reconstruction of spectra, shape (B, L); see `reconstruct`."""
-        return self.reconstruct(spectra, instrument, z, s, normalize, weights).observed
+        """Return the reconstruction of spectra, shape (B, L), as `reconstruct` does, at any z."""
+        spectra = self._at_home(spectra)
+        return self._reconstruct(spectra, instrument, z, s, normalize, weights).observed
+
+    def reaches(self, z: Any, instrument: Any = None) -> Tensor:
+        """Tell at which redshifts the model reaches at least one pixel of an instrument.
+
+        Args:
+            z: Redshifts, shape (B,) or a number; False where NaN.
+            instrument: Name or object; the model's own by default.
+
+        Returns:
+            Shape (B,), bool, on the host.
+        """
+        wave, rest = self._observer(instrument).grid.wave, self.rest.wave
+        stretch = 1 + as_tensor(z, torch.float64).detach().cpu().reshape(-1).numpy()
+        first = np.searchsorted(wave, rest[0] * stretch, "left")
+        after = np.searchsorted(wave, rest[-1] * stretch, "right")
+        return torch.from_numpy((after > first) & (stretch > 0))
 
     def loss(
         self,
@@ -223,7 +272,7 @@ class Model(nn.Module, ABC):
             if not isinstance(spectra, SpectrumBatch):
                 raise InputError("loss needs ivar with a tensor of spectra, or a SpectrumBatch")
             ivar = spectra.ivar
-        made = self.reconstruct(spectra, instrument, z, s, normalize, ivar)
+        made = self._reconstruct(spectra, instrument, z, s, normalize, ivar)
         return losses.fidelity(flux_BL, ivar * made.valid, made.observed, individual)
 
     def _at_home(self, spectra: SpectrumBatch | Tensor) -> SpectrumBatch | Tensor:
@@ -244,6 +293,11 @@ class Model(nn.Module, ABC):
     def _input(self, spectra: SpectrumBatch | Tensor, instrument: Any) -> tuple[Tensor, Instrument]:
         if isinstance(spectra, SpectrumBatch):
             observer = self._observer(spectra.instrument if instrument is None else instrument)
+            if spectra.instrument not in (None, observer.name):
+                raise InputError(
+                    f"the batch holds spectra of {spectra.instrument}, not of {observer.name}; "
+                    f"observe its reconstruction with transform(..., instrument={observer.name!r})"
+                )
             flux_BL = spectra.flux
         else:
             observer, flux_BL = self._observer(instrument), spectra
@@ -283,35 +337,44 @@ class Model(nn.Module, ABC):
             )
         return z_B.expand(len(x_BR))
 
+    def _check_redshifts(
+        self, z_B: Tensor, observer: Instrument, batch: SpectrumBatch | None
+    ) -> None:
+        """Warn of redshifts out of the card's range; refuse those that leave nothing to see."""
+        z = z_B.detach().cpu()
+
+        def named(where: Tensor) -> str:
+            rows = where.nonzero()[:, 0].tolist()
+            names = [f"{batch.label(i) if batch else f'row {i}'} (z = {z[i]:.4g})" for i in rows]
+            return f"{len(rows)} of {len(z)} spectra: {', '.join(names[:5])}" + (
+                ", ..." if len(rows) > 5 else ""
+            )
+
+        lost = ~self.reaches(z, observer)
+        if bool(lost.any()):
+            raise RedshiftError(
+                f"the model covers {self.rest.wave[0]:.0f} to {self.rest.wave[-1]:.0f} Angstrom in "
+                f"the restframe, and so reaches no pixel of {named(lost)}. Leave them out, or only "
+                "encode them"
+            )
+        if self.card is None or self.card.z_range is None:
+            return
+        low, high = self.card.z_range
+        outside = (z < low) | (z > high)
+        if bool(outside.any()):
+            warnings.warn(
+                f"the model {self.card.name!r} was made for z of {low:g} to {high:g}; beyond it are "
+                f"{named(outside)}",
+                RedshiftRangeWarning,
+                stacklevel=3,
+            )
+
     def _wave(self, name: str, grid: Grid, device: torch.device) -> Tensor:
         home = torch.device("cpu") if device.type == "mps" else device
         key = (f"{name}:{grid.sha256}", home)
         if key not in self._waves:
             self._waves[key] = torch.tensor(grid.wave, device=home)
         return self._waves[key]
-
-
-class Flow(nn.Module, ABC):
-    """A probability density of latents. Three members are required."""
-
-    card: ModelCard | None = None
-    """The card with which the flow was loaded."""
-
-    config: dict[str, Any]
-    """Keyword arguments, beside `n_latent`, with which the constructor makes this flow."""
-
-    @abstractmethod
-    def log_prob(self, s_BS: Tensor) -> Tensor:
-        """Return the log of the density at latents (B, S), shape (B,), in nats."""
-
-    @abstractmethod
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n latents, shape (n, S)."""
-
-    @classmethod
-    def build(cls, card: ModelCard) -> Self:
-        """Construct the flow that a card describes, with untrained weights."""
-        return cls(**({"n_latent": card.latents} | card.config))
 
 
 def _known_redshifts(batch: SpectrumBatch) -> Tensor:

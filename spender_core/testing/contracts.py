@@ -12,7 +12,14 @@ import torch
 
 from spender_core import weights
 from spender_core.batch import Flag, SpectrumBatch
-from spender_core.errors import FileError, InputError, MissingFileError, RedshiftError
+from spender_core.errors import (
+    FileError,
+    InputError,
+    MissingFileError,
+    PartialReadWarning,
+    RedshiftError,
+    SpenderError,
+)
 from spender_core.grid import Grid
 from spender_core.interfaces import Instrument, Loader, Model
 from spender_core.records import ModelCard
@@ -154,16 +161,42 @@ class LoaderContract:
             instrument.read(str(tmp_path / "absent.fits"))
 
     def test_damaged_files(self, instrument: Instrument, files: list[Path], tmp_path: Path) -> None:
-        """A truncated and a wrong file are refused, naming them."""
+        """Truncated and wrong files are refused, naming them."""
         content = files[0].read_bytes()
-        for name, part in {
-            "short": content[: len(content) // 3],
-            "text": b"<html>503</html>",
-        }.items():
+        parts = {f"short{k}": content[: len(content) * k // 10] for k in (1, 3, 6, 9)}
+        for name, part in (parts | {"text": b"<html>503</html>", "empty": b""}).items():
             damaged = tmp_path / f"{name}.fits"
             damaged.write_bytes(part)
             with pytest.raises(FileError, match=name):
                 instrument.read(str(damaged))
+
+    def test_garbled_files(self, instrument: Instrument, files: list[Path], tmp_path: Path) -> None:
+        """Whatever byte is wrong, reading gives spectra, or one error that names the file."""
+        rng, content = np.random.default_rng(0), files[0].read_bytes()
+        garbled = tmp_path / "garbled.fits"
+        for _ in range(20):
+            damaged = bytearray(content)
+            for place in rng.integers(0, min(len(content), 1 << 16), 3):
+                damaged[place] = rng.integers(256)
+            garbled.write_bytes(damaged)
+            try:
+                told = f"garbled: {len(instrument.read(str(garbled), quality=False))} spectra"
+            except SpenderError as error:
+                told = str(error)
+            assert "garbled" in told
+
+    def test_good_files_come_without_the_bad_ones(
+        self, instrument: Instrument, files: list[Path], tmp_path: Path
+    ) -> None:
+        """Of several files the good ones are delivered; `failures` lists the others."""
+        bad = tmp_path / "empty.fits"
+        bad.touch()
+        with pytest.warns(PartialReadWarning, match="1 of 2 sources"):
+            batch = instrument.read([str(bad), str(files[0])], quality=False)
+        assert torch.equal(batch.flux, instrument.read(str(files[0]), quality=False).flux)
+        assert [failure.source for failure in batch.failures] == [str(bad)]
+        with pytest.raises(FileError, match="empty"):
+            instrument.read([str(bad), str(files[0])], strict=True)
 
 
 class ModelContract:

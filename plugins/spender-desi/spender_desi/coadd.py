@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spender_core.errors import FileError
+from spender_core.errors import DamagedFileError
 from spender_core.grid import Linear
 
 FloatArray = NDArray[np.float64]
@@ -38,6 +38,18 @@ class Camera:
     def weight(self) -> FloatArray:
         """The ivar, 0 where masked, in float64."""
         return np.where(self.mask != 0, 0.0, self.ivar).astype(np.float64)
+
+    @property
+    def broken(self) -> NDArray[np.bool_]:
+        """Pixels that the survey holds for good, whose values cannot be: shape (N, n)."""
+        used = (self.mask == 0) & (self.ivar != 0)
+        sound = np.isfinite(self.flux) & np.isfinite(self.ivar) & (self.ivar > 0)
+        return np.asarray(used & ~sound, dtype=bool)
+
+    def __getitem__(self, rows: slice) -> Camera:
+        """Select targets."""
+        resolution = None if self.resolution is None else self.resolution[rows]
+        return Camera(self.wave, self.flux[rows], self.ivar[rows], self.mask[rows], resolution)
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ def coadd_cameras(cameras: Mapping[str, Camera]) -> Coadd:
         cameras: By name ("B", "R", "Z"), in any order; each must lie on `GRID`.
 
     Raises:
-        FileError: A camera's wavelengths are not on `GRID`.
+        DamagedFileError: A camera's wavelengths are not on `GRID`.
     """
     slices = {name: _on_grid(name, camera.wave) for name, camera in cameras.items()}
     seen = np.zeros(GRID.size, dtype=int)
@@ -86,11 +98,21 @@ def coadd_cameras(cameras: Mapping[str, Camera]) -> Coadd:
     return Coadd(flux, ivar, mask, _coadd_resolution(cameras, slices, seen))
 
 
+def broken_pixels(cameras: Mapping[str, Camera]) -> NDArray[np.bool_]:
+    """Return the pixels of `GRID` to which a camera gave values that cannot be, (N, L)."""
+    broken = np.zeros((len(next(iter(cameras.values())).flux), GRID.size), dtype=bool)
+    for name, camera in cameras.items():
+        broken[:, _on_grid(name, camera.wave)] |= camera.broken
+    return broken
+
+
 def _on_grid(name: str, wave: FloatArray) -> slice:
+    if not np.isfinite(wave).all():
+        raise DamagedFileError(f"wavelengths of camera {name} are not finite")
     start = round((float(wave[0]) - GRID.start) / GRID.step)
     stop = start + len(wave)
     if start < 0 or stop > GRID.size or np.abs(GRID.wave[start:stop] - wave).max() > TOLERANCE:
-        raise FileError(
+        raise DamagedFileError(
             f"camera {name} covers {wave[0]:.3f} to {wave[-1]:.3f} Angstrom in {len(wave)} pixels, "
             f"which is not on the DESI grid of {GRID.wave[0]:g} to {GRID.wave[-1]:g} in steps of {GRID.step}"
         )

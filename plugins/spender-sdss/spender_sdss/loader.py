@@ -15,15 +15,24 @@ from typing import Any
 import numpy as np
 import torch
 from astropy.io import fits
+from numpy.typing import NDArray
 
-from spender_core.archives.opening import join, open_fits
+from spender_core.archives.location import join, redacted
+from spender_core.archives.opening import open_fits
+from spender_core.archives.tables import column, names, whole_numbers
 from spender_core.batch import Flag, SpectrumBatch
-from spender_core.errors import FileError, InputError
+from spender_core.errors import DamagedFileError, FileError, InputError
 from spender_core.grid import Log
 from spender_core.interfaces import Loader, Source
 
 MIN_IVAR = 1e-6
 """Pixels with less inverse variance than this, in archive units, count as masked."""
+
+_LARGEST = {"PLATE": 99_999, "MJD": 99_999, "FIBERID": 1_000}
+"""Largest values of ids."""
+
+_FARTHEST = 20_000
+"""Pixels from the grid, at most, of any row; files have some 5,000 rows."""
 
 _ZWARNING_NOT_TARGET = 0x01 | 0x80
 """Bits SKY and UNPLUGGED of ZWARNING (https://www.sdss4.org/dr17/algorithms/bitmasks)."""
@@ -45,71 +54,80 @@ class SpecLoader(Loader):
 
     def recognises(self, url: str) -> bool:
         """Tell whether a file is a spec file of this generation of spectrographs."""
-        with open_fits(url) as hdus:
+        with open_fits(url, contents=False) as hdus:
             return _is_spec(hdus) and _generation(hdus) == self.instrument
 
     def load(self, url: str) -> SpectrumBatch:
         """Read a spec file: one spectrum, on the instrument's grid."""
-        with open_fits(url) as hdus:
+        with open_fits(url, contents=False) as hdus:
             if not _is_spec(hdus):
                 raise FileError(
-                    f"{url} is not a spec file: its first table must have the columns flux, "
-                    "loglam, ivar and and_mask. SDSS-V files (wresl, no plate) are not supported"
+                    f"{redacted(url)} is not a spec file: its first table must have the columns "
+                    "flux, loglam, ivar and and_mask, its second one row with PLATE, MJD, FIBERID "
+                    "and RUN2D. SDSS-V files (wresl, no plate) are not supported"
                 )
             if _generation(hdus) != self.instrument:
                 other = _generation(hdus)
                 raise FileError(
-                    f"{url} comes from the {other} spectrograph, not from {self.instrument}; "
-                    f"read it with registry.instrument({other!r})"
+                    f"{redacted(url)} comes from the {other} spectrograph, not from "
+                    f"{self.instrument}; read it with registry.instrument({other!r})"
                 )
-            try:
-                return self._spectrum(url, hdus[1].data, hdus[2].data[0])
-            except (OSError, TypeError, ValueError, KeyError, IndexError) as error:
-                if isinstance(error, FileError):
-                    raise
-                raise FileError(f"{url} is damaged: {error}; get it again") from error
+            return self._spectrum(hdus[1], hdus[2])
 
-    def _spectrum(self, url: str, coadd: fits.FITS_rec, row: fits.FITS_record) -> SpectrumBatch:
-        position = (
-            np.asarray(coadd["loglam"], dtype=np.float64) - self.grid.start
-        ) / self.grid.step
-        index = np.rint(position).astype(int)
-        if np.abs(position - index).max() > 0.1 or (np.diff(index) < 1).any():
-            raise FileError(f"{url}: loglam does not lie on the grid of SDSS, multiples of 1e-4")
-        flux, ivar = (np.asarray(coadd[name], dtype=np.float32) for name in ("flux", "ivar"))
-        bad = (np.asarray(coadd["and_mask"]) != 0) | ~(ivar > MIN_IVAR)
-        bad |= ~np.isfinite(flux) | ~np.isfinite(ivar)
-        ivar = np.where(bad, 0, ivar)
-        flux = np.where(np.isfinite(flux), flux, 0)
+    def _spectrum(self, table: fits.BinTableHDU, catalogue: fits.BinTableHDU) -> SpectrumBatch:
+        index, values = self._pixels(table), {}
+        for name in ("flux", "ivar"):
+            with np.errstate(over="ignore"):
+                values[name] = column(table, name, "iuf").astype(np.float32)
+        flux, ivar = values["flux"], values["ivar"]
+        finite = np.isfinite(flux) & np.isfinite(ivar)
+        used = (column(table, "and_mask", "iu") == 0) & (ivar != 0)
+        broken = used & ~(finite & (ivar > 0))
+        ivar = np.where(used & finite & (ivar > MIN_IVAR), ivar, 0)
+        flux = np.where(finite & ~broken, flux, 0)
         inside = (index >= 0) & (index < self.grid.size)
         flux_BL, ivar_BL = np.zeros((2, 1, self.grid.size), dtype=np.float32)
         flux_BL[0, index[inside]] = flux[inside]
         ivar_BL[0, index[inside]] = ivar[inside]
-        flags = _flags(row)
-        known = not flags & Flag.NOT_TARGET and np.isfinite(row["Z"]) and row["Z"] > -1
-        zerr = float(row["Z_ERR"])
+        flags, row = _flags(catalogue), {n: _cell(catalogue, n, "f") for n in ("Z", "Z_ERR")}
+        if broken[inside].any():
+            flags |= Flag.BAD_VALUES
+        z, zerr = row["Z"], row["Z_ERR"]
+        known = not flags & Flag.NOT_TARGET and np.isfinite(z) and z > -1
+        plate = [_cell(catalogue, name, "iu") for name in ("PLATE", "MJD", "FIBERID")]
         return SpectrumBatch(
             torch.from_numpy(flux_BL),
             torch.from_numpy(ivar_BL),
-            z=[float(row["Z"]) if known else float("nan")],
-            zerr=[zerr if known and zerr >= 0 else float("inf")],
-            ids=self._ids([tuple(row[name] for name in ("PLATE", "MJD", "FIBERID", "RUN2D"))]),
+            z=[float(z) if known else float("nan")],
+            zerr=[float(zerr) if known and zerr >= 0 else float("inf")],
+            ids=self._ids([(*plate, _run2d(catalogue))]),
             instrument=self.instrument,
             flags=[int(flags)],
         )
 
+    def _pixels(self, table: fits.BinTableHDU) -> NDArray[np.int64]:
+        """Return the pixel of the grid in which each row of a file is."""
+        position = (column(table, "loglam", "f").astype(np.float64) - self.grid.start) / (
+            self.grid.step
+        )
+        if not (np.abs(position) < _FARTHEST).all():
+            raise DamagedFileError("loglam is not finite, or far from the grid of SDSS")
+        index = np.rint(position).astype(np.int64)
+        if np.abs(position - index).max() > 0.1 or (np.diff(index) < 1).any():
+            raise DamagedFileError("loglam does not lie on the grid of SDSS, multiples of 1e-4")
+        return index
+
     def _ids(self, rows: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.void]]:
-        try:
-            filled: list[tuple[Any, ...]] = [
-                (*map(int, tuple(row)[:3]), str(row[3]).strip() if len(row) > 3 else "")
-                for row in rows
-            ]
-        except (TypeError, ValueError) as error:
-            raise InputError(f"plate, mjd and fiberid must be whole numbers: {error}") from error
-        made = np.array(filled, dtype=self.id_dtype)
-        if long := [row[3] for row in filled if len(row[3]) > 8]:
-            raise InputError(f"run2d {long[0]!r} has more than 8 characters")
-        return made
+        filled: list[tuple[Any, ...]] = []
+        for row in rows:
+            numbers = whole_numbers("plate, mjd and fiberid", tuple(row)[:3])
+            run2d = row[3] if len(row) > 3 else ""
+            if not isinstance(run2d, str) or len(run2d.strip()) > 8:
+                raise InputError(
+                    f"run2d must be a string of at most 8 characters, not {run2d!r:.60}"
+                )
+            filled.append((*numbers, run2d.strip()))
+        return np.array(filled, dtype=self.id_dtype)
 
     def locate(self, ids: Sequence[Any], root: str | None, release: str | None) -> list[Source]:
         """Find (plate, mjd, fiberid) or (plate, mjd, fiberid, run2d) in the archive.
@@ -129,8 +147,10 @@ class SpecLoader(Loader):
         entry = archive["releases"][release][self.instrument]
         sources = []
         for row in self._ids(ids):
+            if not all(0 < row[name] <= most for name, most in _LARGEST.items()):
+                raise InputError(f"there is no plate, mjd and fiberid {row.item()[:3]}: {_LARGEST}")
             run2d = str(row["RUN2D"])
-            if run2d and not re.fullmatch(r"\w+", run2d):
+            if run2d and not re.fullmatch(r"\w+", run2d, re.ASCII):
                 raise InputError(f"run2d {run2d!r} may only have letters, digits and underscores")
             paths = [
                 entry["path"].format(
@@ -157,27 +177,37 @@ def releases() -> dict[str, Any]:
 def _is_spec(hdus: fits.HDUList) -> bool:
     if len(hdus) < 3 or not all(isinstance(hdus[k], fits.BinTableHDU) for k in (1, 2)):
         return False
-    columns = {name.lower() for name in hdus[1].columns.names}
-    if hdus[2].header["NAXIS2"] == 0:
-        return False
-    row = {name.upper() for name in hdus[2].columns.names}
-    return {"flux", "loglam", "ivar", "and_mask"} <= columns and {
-        "PLATE",
-        "MJD",
-        "FIBERID",
-        "RUN2D",
-    } <= row
+    columns, row = set(names(hdus[1])), set(names(hdus[2]))
+    return (
+        {"FLUX", "LOGLAM", "IVAR", "AND_MASK"} <= columns
+        and {"PLATE", "MJD", "FIBERID", "RUN2D"} <= row
+        and 0 < hdus[1].header["NAXIS2"] <= 2 * _FARTHEST
+        and hdus[2].header["NAXIS2"] == 1
+    )
+
+
+def _cell(catalogue: fits.BinTableHDU, name: str, kinds: str) -> Any:
+    """Return a value of the only row of a catalogue."""
+    return column(catalogue, name, kinds)[0]
+
+
+def _run2d(catalogue: fits.BinTableHDU) -> str:
+    return str(_cell(catalogue, "RUN2D", "SU")).strip()
 
 
 def _generation(hdus: fits.HDUList) -> str:
     """SDSS-I and -II have plain numbers as run2d, BOSS and eBOSS versions like v5_13_0."""
-    return "sdss" if str(hdus[2].data["RUN2D"][0]).strip().isdigit() else "boss"
+    return "sdss" if _run2d(hdus[2]).isdigit() else "boss"
 
 
-def _flags(row: fits.FITS_record) -> Flag:
-    flags, names = Flag(0), {name.upper() for name in row.array.names}
-    warning = int(row["ZWARNING"])
-    kinds = {str(row[name]).strip().upper() for name in ("OBJTYPE", "SOURCETYPE") if name in names}
+def _flags(catalogue: fits.BinTableHDU) -> Flag:
+    flags, known = Flag(0), names(catalogue)
+    warning = int(_cell(catalogue, "ZWARNING", "iu"))
+    kinds = {
+        str(_cell(catalogue, name, "SU")).strip().upper()
+        for name in ("OBJTYPE", "SOURCETYPE")
+        if name in known
+    }
     if warning & _ZWARNING_NOT_TARGET or "SKY" in kinds:
         flags |= Flag.NOT_TARGET
     if warning & ~_ZWARNING_NOT_TARGET:
