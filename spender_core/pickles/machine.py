@@ -24,6 +24,8 @@ MOST_STEPS = 200_000
 DEEPEST = 1000
 """Containers within containers."""
 _LARGEST_NUMBER_AS_NAME = 2**31
+_CONTAINER = 64
+"""Bytes that an empty list, dictionary or tuple takes, about."""
 
 
 class Machine:
@@ -39,7 +41,7 @@ class Machine:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
-        self._copied = 0
+        self._left = 0
 
     def run(self, data: bytes) -> Any:
         """Return what a pickle describes.
@@ -47,7 +49,7 @@ class Machine:
         Raises:
             RefusedError: It asks for more than plain data.
         """
-        self._copied = 4 * len(data)
+        self._left = 4 * len(data) + 4096
         for count, (instruction, argument, _) in enumerate(pickletools.genops(data)):
             name = instruction.name
             if name == "STOP":
@@ -62,6 +64,10 @@ class Machine:
 
     def _push(self, value: Any) -> None:
         self._stack.append(value)
+
+    def _contain(self, made: Any) -> None:
+        self._pay(_CONTAINER)
+        self._push(made)
 
     def _since_mark(self) -> list[Any]:
         start = self._marks.pop()
@@ -103,9 +109,9 @@ class Machine:
             raise RefusedError("it changes the state of an object")
 
     def _pay(self, size: int) -> None:
-        """Bound what is made from bytes, which a file may use again and again."""
-        self._copied -= size
-        if self._copied < 0:
+        """Bound what is made: bytes, which a file may use again and again, and containers."""
+        self._left -= size
+        if self._left < 0:
             raise RefusedError("it asks for more bytes than it holds")
 
     def _reference(self, _: Any) -> None:
@@ -120,9 +126,9 @@ class Machine:
     def _tuple(self, count: int) -> None:
         if len(self._stack) < count:
             raise RefusedError("it is damaged: its instructions lack their arguments")
-        values = tuple(self._stack[-count:])
+        values = self._stack[-count:]
         del self._stack[-count:]
-        self._push(values)
+        self._contain(tuple(values))
 
     def _append(self, values: list[Any]) -> None:
         target = self._stack[-1]
@@ -164,9 +170,9 @@ _STEPS: dict[str, Callable[[Machine, Any], None]] = {
     "NEWTRUE": _literal(lambda: True),
     "NEWFALSE": _literal(lambda: False),
     "EMPTY_TUPLE": _literal(tuple),
-    "EMPTY_LIST": _literal(list),
-    "EMPTY_DICT": _literal(dict),
-    "TUPLE": lambda machine, _: machine._push(tuple(machine._since_mark())),
+    "EMPTY_LIST": lambda machine, _: machine._contain([]),
+    "EMPTY_DICT": lambda machine, _: machine._contain({}),
+    "TUPLE": lambda machine, _: machine._contain(tuple(machine._since_mark())),
     "APPEND": lambda machine, _: machine._append([machine._stack.pop()]),
     "APPENDS": lambda machine, _: machine._append(machine._since_mark()),
     "SETITEM": Machine._set_one,
