@@ -13,11 +13,10 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spender_core.archives.location import is_remote, redacted
+from spender_core.archives.location import is_remote, normal, redacted
 from spender_core.errors import (
     FileError,
     GridError,
@@ -33,6 +32,9 @@ from spender_core.records import ModelCard, PluginStatus
 if TYPE_CHECKING:
     from spender_core.interfaces import Flow, Instrument, Model
     from spender_core.weights import Stored
+
+_LARGEST_PUBLISHED = 1 << 30
+"""Bytes; the published files of spender have some 50 million."""
 
 _PUBLISHED = "The published models come with the plugins spender-sdss and spender-desi."
 
@@ -223,7 +225,10 @@ def pull(name: str) -> Path:
         WeightsError: What the server has is not what the card says.
         FileError: The cache cannot be written.
     """
-    return _local(name) if is_file(name) else _weights_of(info(name))
+    path = _local(name) if is_file(name) else _weights_of(info(name))
+    if not path.exists():
+        raise MissingFileError(f"there is no file {path}; give a model, or where its file is")
+    return path
 
 
 def _made(card: ModelCard, stored: Stored, wanted: str | None) -> tuple[Instrument, Any]:
@@ -263,7 +268,7 @@ def _local(source: str) -> Path:
         from spender_core.archives.download import fetch
 
         return fetch(source)
-    return Path(source.removeprefix("file://"))
+    return Path(normal(source))
 
 
 def _weights_of(card: ModelCard) -> Path:
@@ -276,47 +281,24 @@ def _weights_of(card: ModelCard) -> Path:
             "of its plugin must add it"
         )
     if card.weights.startswith("package:"):
-        return _packaged(card)
+        from spender_core.archives.packaged import packaged
+
+        return packaged(card.weights, card.sha256, card.name)
     from spender_core.archives.download import fetch
 
     return fetch(card.weights, card.sha256, card.name, card.mirrors)
-
-
-def _packaged(card: ModelCard) -> Path:
-    """Return the path of weights inside an installed package."""
-    from spender_core.archives.writing import file_sha256
-
-    package, _, file = card.weights.removeprefix("package:").partition("/")
-    try:
-        root = Path(str(resources.files(package)))
-        path = (root / file).resolve(strict=True)
-    except (ImportError, TypeError, ValueError) as error:
-        raise WeightsError(f"the package {package!r} of {card.weights} is missing") from error
-    except OSError as error:
-        raise MissingFileError(
-            f"there is no file {root / file}; install {package} again"
-        ) from error
-    if not path.is_relative_to(root.resolve()) or not path.is_file():
-        raise WeightsError(
-            f"the weights of {card.name!r}, {card.weights}, are no file in {package}"
-        )
-    found = file_sha256(path)
-    if not found.startswith(card.sha256.lower()):
-        raise WeightsError(
-            f"{path} has sha256 {found}, its card says {card.sha256}; install "
-            f"{package.replace('_', '-')} again"
-        )
-    return path
 
 
 def _published(path: Path) -> ModelCard | None:
     """Return the card of a file that a plugin knows by its name and hash, if one does."""
     from spender_core.archives.writing import file_sha256
 
-    for name in list():
-        card = info(name)
-        if card.weights.rpartition("/")[2] == path.name and path.exists():
-            return card if card.sha256 and file_sha256(path).startswith(card.sha256) else None
+    for card in map(info, list()):
+        if card.weights.rpartition("/")[2] != path.name or not card.sha256:
+            continue
+        with suppress(OSError):  # what is wrong with it is told when it is read
+            if path.stat().st_size <= _LARGEST_PUBLISHED:
+                return card if file_sha256(path).startswith(card.sha256) else None
     return None
 
 

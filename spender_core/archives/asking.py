@@ -1,11 +1,13 @@
-"""Ask a server for a file, wherever it leads, within a stated time."""
+"""Ask a server for a file, wherever it leads, and take what it sends within a stated time."""
 
 from __future__ import annotations
 
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from queue import Empty, Full, Queue
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
@@ -14,10 +16,17 @@ import urllib3
 from requests.auth import HTTPBasicAuth
 
 from spender_core.archives.location import hub, redacted
-from spender_core.errors import OfflineError
+from spender_core.errors import InputError, OfflineError, SpenderError
+from spender_core.records import printable
 
 MOST_STEPS = 10
 """Addresses to which a server may lead on, one after the other."""
+
+PIECE = 1 << 16
+"""Bytes of a body that are taken together."""
+
+_HELD = 64
+_END = b""
 
 
 class PassingError(Exception):
@@ -35,30 +44,136 @@ class Session(requests.Session):
         return None
 
 
-def ask(
-    session: Session, url: str, headers: Mapping[str, str], stall: float
-) -> tuple[requests.Response, str]:
-    """Ask for a file, wherever that leads.
+@dataclass(frozen=True)
+class Reply:
+    """The head of an answer, and the commit of a repository on the Hugging Face Hub."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    commit: str
+
+
+class Conversation:
+    """One request, made by a thread of its own, and what comes of it.
+
+    A name server that is silent, or an answer that comes byte by byte, outlasts any timeout of
+    a socket; here it is the caller who stops waiting.
 
     Args:
         session: For connections.
         url: Its address, with user and password if need be.
-        headers: What else to say. A token is added for the Hugging Face Hub, and for it alone.
+        headers: What else to say. A token is added for the Hub, and for it alone.
         stall: Seconds of silence that are borne.
-
-    Returns:
-        The answer, whose body has not been read, and the commit of a repository on the Hub.
-
-    Raises:
-        PassingError: There is no answer.
-        OfflineError: It leads too far, or to where nothing is encrypted.
     """
+
+    def __init__(
+        self, session: Session, url: str, headers: Mapping[str, str], stall: float
+    ) -> None:
+        self._stall = stall
+        self._items: Queue[Reply | bytes | BaseException] = Queue(_HELD)
+        self._left = threading.Event()
+        arguments = (session, url, headers, _token())
+        threading.Thread(target=self._run, args=arguments, daemon=True).start()
+
+    def reply(self) -> Reply:
+        """Return the head of the answer.
+
+        Raises:
+            PassingError: There is none.
+            OfflineError: The address leads too far, or to where nothing is encrypted.
+        """
+        found = self._next(2 * self._stall, f"no answer for {2 * self._stall:.0f} s")
+        assert isinstance(found, Reply)
+        return found
+
+    def body(self) -> Iterator[bytes]:
+        """Yield the body as it comes.
+
+        Raises:
+            PassingError: The connection was lost, or nothing came in time.
+        """
+        text = f"nothing came for {self._stall:.0f} s"
+        while (piece := self._next(1.5 * self._stall, text)) != _END:
+            assert isinstance(piece, bytes)
+            yield piece
+
+    def close(self) -> None:
+        """Wait no longer."""
+        self._left.set()
+
+    def _next(self, seconds: float, otherwise: str) -> Reply | bytes:
+        try:
+            found = self._items.get(timeout=seconds)
+        except Empty:
+            self.close()
+            raise PassingError(otherwise) from None
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def _put(self, item: Reply | bytes | BaseException) -> bool:
+        """Hand something to the caller, as soon as there is room; tell if the caller is there."""
+        while not self._left.is_set():
+            try:
+                self._items.put(item, timeout=0.2)
+                return True
+            except Full:
+                continue
+        return False
+
+    def _run(self, session: Session, url: str, headers: Mapping[str, str], token: str) -> None:
+        try:
+            response, commit = _follow(session, url, headers, token, self._stall)
+            with response:
+                reply = Reply(response.status_code, response.reason or "", response.headers, commit)
+                if self._put(reply):
+                    while self._put(piece := response.raw.read1(PIECE)) and piece:
+                        pass
+        except BaseException as error:
+            self._put(_told(error, url, self._stall))
+
+
+def _told(error: BaseException, url: str, stall: float) -> BaseException:
+    """Return what the caller is to know of a failure; it has no cause, which may hold a secret."""
+    if isinstance(error, SpenderError | PassingError):
+        return error
+    late = (requests.Timeout, urllib3.exceptions.ReadTimeoutError, TimeoutError)
+    if isinstance(error, requests.ConnectTimeout):
+        return PassingError("the connection timed out", tries=0)
+    if isinstance(error, late):
+        return PassingError(f"nothing came for {stall:.0f} s")
+    final = (requests.exceptions.SSLError, requests.exceptions.ProxyError)
+    if isinstance(error, final):
+        return OfflineError(f"cannot download {redacted(url)}: {_reason(error)}")
+    lost = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
+    if isinstance(error, lost):
+        never = isinstance(_cause(error), urllib3.exceptions.NewConnectionError)
+        return PassingError(_reason(error), tries=0 if never else 1000)
+    if isinstance(error, urllib3.exceptions.ProtocolError | ConnectionError):
+        return PassingError("the connection was lost")
+    # what a server says, or a setting, can be nonsense in many ways: ValueError, OSError, ...
+    return OfflineError(f"cannot download {redacted(url)}: {_reason(error)}")
+
+
+def _follow(
+    session: Session, url: str, headers: Mapping[str, str], token: str, stall: float
+) -> tuple[requests.Response, str]:
+    """Return the answer, wherever the address leads, and the commit that was told on the way."""
     commit, start = "", url
-    token = os.environ.get("HF_TOKEN", "").strip()
     for _ in range(MOST_STEPS):
-        login = {"Authorization": f"Bearer {token}"} if token and _is_hub(url) else {}
-        response = _ask_within(session, url, {**headers, **login}, stall)
-        commit = commit or _commit(response)
+        bare, login = _login(url)
+        told = {"Authorization": f"Bearer {token}"} if token and _is_hub(url) else {}
+        response = session.get(
+            bare,
+            headers={**headers, **told},
+            auth=login,
+            stream=True,
+            allow_redirects=False,
+            timeout=(min(10.0, stall), stall),
+        )
+        said = str(response.headers.get("X-Repo-Commit", ""))
+        commit = commit or (said if re.fullmatch(r"[0-9a-f]{40}", said) else "")
         target = requests.Session.get_redirect_target(session, response)
         if target is None:
             return response, commit
@@ -75,66 +190,12 @@ def ask(
     )
 
 
-def _ask_one(
-    session: Session, url: str, headers: Mapping[str, str], stall: float
-) -> requests.Response:
-    bare, login = _login(url)
-    try:
-        return session.get(
-            bare,
-            headers=headers,
-            auth=login,
-            stream=True,
-            allow_redirects=False,
-            timeout=(min(10.0, stall), stall),
-        )
-    except requests.ConnectTimeout:
-        raise PassingError("the connection timed out", tries=0) from None
-    except (requests.exceptions.SSLError, requests.exceptions.ProxyError):
-        raise
-    except requests.Timeout:
-        raise PassingError(f"no answer for {stall:.0f} s") from None
-    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-        never = isinstance(_cause(error), urllib3.exceptions.NewConnectionError)
-        raise PassingError(reason(error), tries=0 if never else 1000) from None
-
-
-def _ask_within(
-    session: Session, url: str, headers: Mapping[str, str], stall: float
-) -> requests.Response:
-    """Return the answer, or raise what went wrong, if either comes in time.
-
-    A name server that is silent, or a header that comes byte by byte, outlasts any timeout of
-    a socket.
-    """
-    outcome: list[requests.Response | BaseException] = []
-    given_up = threading.Event()
-
-    def run() -> None:
-        try:
-            response = _ask_one(session, url, headers, stall)
-        except BaseException as error:
-            outcome.append(error)
-            return
-        outcome.append(response)
-        if given_up.is_set():
-            response.close()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(2 * stall)
-    if not outcome:
-        given_up.set()
-        raise PassingError(f"no answer for {2 * stall:.0f} s", tries=0)
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
-
-
-def _commit(response: requests.Response) -> str:
-    """Return the commit of a Hugging Face repository, if the answer tells it."""
-    commit = str(response.headers.get("X-Repo-Commit", ""))
-    return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else ""
+def _token() -> str:
+    """Return the user's token for the Hub, if there is one."""
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if not re.fullmatch(r"[!-~]*", token):
+        raise InputError("HF_TOKEN has characters that no token has; copy it again")
+    return token
 
 
 def _login(url: str) -> tuple[str, HTTPBasicAuth | None]:
@@ -151,13 +212,15 @@ def _is_hub(url: str) -> bool:
     return urlsplit(url)[:2] == urlsplit(hub())[:2]
 
 
-def _cause(error: requests.RequestException) -> Any:
+def _cause(error: BaseException) -> Any:
     inner = error.args[0] if error.args else None
     return getattr(inner, "reason", inner)
 
 
-def reason(error: requests.RequestException) -> str:
+def _reason(error: BaseException) -> str:
     """Return the cause of a failure without its URL, which may hold a secret."""
     cause = _cause(error)
     text = str(error if cause is None else cause).rpartition("): ")[2]
-    return re.sub(r"\S+://\S+|with url: \S+", "...", f"{type(cause or error).__name__}: {text}")
+    text = re.sub(r"\S+://\S+|with url: \S+", "...", text)
+    kind = type(cause) if isinstance(cause, Exception) else type(error)
+    return printable(f"{kind.__name__}: {text}"[:300])

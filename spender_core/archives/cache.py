@@ -14,18 +14,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shlex
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from spender_core.archives.location import Location
+from spender_core.archives.location import Location, is_file_name
 from spender_core.archives.writing import file_sha256, replacing
-from spender_core.errors import FileError, OfflineError
+from spender_core.errors import FileError, InputError, OfflineError
+from spender_core.records import printable
 
 _RECORD = "record.json"
 _LOCK = ".lock"
@@ -46,6 +51,14 @@ class Record(BaseModel):
     commit: str = ""
     """The commit of the Hugging Face repository that `revision` was at that time."""
     time: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not is_file_name(self.file):
+            raise ValueError("no name of a file in the cache")
+        if any(printable(str(value)) != str(value) for value in self.model_dump().values()):
+            raise ValueError("text that cannot be shown")
+        return self
 
 
 @dataclass(frozen=True)
@@ -76,8 +89,13 @@ class Entry:
             return Record.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValidationError) as error:
-            raise FileError(f"{path} is damaged; remove it, and pull the model again") from error
+        except OSError as error:
+            raise FileError(f"{path} cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            raise FileError(
+                f"{path} is damaged; `spender cache prune` removes it, and then the model can be "
+                "pulled again"
+            ) from error
 
     def remember(self, record: Record) -> None:
         """Write the record, whole or not at all."""
@@ -98,14 +116,21 @@ class Lookup:
 def home() -> Path:
     """Return the folder of the cache: SPENDER_HOME, or ~/.cache/spender."""
     if os.environ.get("SPENDER_HOME"):
-        return Path(os.environ["SPENDER_HOME"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spender"
+        return _folder(os.environ["SPENDER_HOME"])
+    return _folder(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "spender"
 
 
 def shared() -> list[Path]:
     """Return the folders of SPENDER_SHARED_CACHE, which are read and never written."""
     text = os.environ.get("SPENDER_SHARED_CACHE", "")
-    return [Path(folder).expanduser() for folder in text.split(os.pathsep) if folder]
+    return [_folder(folder) for folder in text.split(os.pathsep) if folder]
+
+
+def _folder(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise InputError(f"there is no home for {text!r:.80}: {error}; give a full path") from error
 
 
 def entry(location: Location, root: Path | None = None) -> Entry:
@@ -120,8 +145,14 @@ def expected(location: Location, sha256: str) -> tuple[str, bool]:
     It is the one given, whole or its first digits, or the whole one of an earlier download,
     unless that contradicts the one given.
     """
-    for root in (home(), *shared()):
-        record = entry(location, root).record()
+    own = home()
+    for root in (own, *shared()):
+        try:
+            record = entry(location, root).record()
+        except FileError:
+            if root == own:
+                raise
+            continue
         if record is not None and record.sha256.startswith(sha256):
             return record.sha256, record.sha256 != sha256
     return sha256, False
@@ -139,7 +170,7 @@ def find(location: Location, sha256: str) -> Lookup:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            result.damaged.append(f"{path} cannot be read: {error.strerror}")
+            result.damaged.append(f"{path} cannot be read: {error.strerror or error}")
             continue
         if found.startswith(wanted):
             result.path, result.sha256 = path, found
@@ -155,24 +186,36 @@ def miss(name: str, found: Lookup, cause: str) -> OfflineError:
     return OfflineError(
         f"{name} is not in the cache, and cannot be downloaded: {cause}. Looked at: {looked}."
         f"{damaged} On a machine with a network that shares this disk, run "
-        f"SPENDER_HOME={home()} spender pull {name}"
+        f"SPENDER_HOME={shlex.quote(str(home()))} spender pull {shlex.quote(name)}"
     )
 
 
+class Hold:
+    """The right to download a file, which other processes wait for."""
+
+    def __init__(self, lock: FileLock) -> None:
+        self._lock = lock
+
+    def alive(self) -> None:
+        """Tell those who wait that something goes on."""
+        with suppress(OSError):
+            os.utime(self._lock.lock_file)
+
+
 @contextmanager
-def locked(one: Entry, patience: float) -> Iterator[None]:
+def locked(one: Entry, patience: float) -> Iterator[Hold]:
     """Keep other processes from downloading the same file.
 
-    Waits for one that does, as long as its download grows.
+    Waits for one that does, as long as it shows signs of life.
 
     Raises:
-        FileError: The folder cannot be written, or another process holds the lock and has made
-            no progress for `patience` seconds.
+        FileError: The folder cannot be written, or another process holds the lock and has shown
+            no sign of life for twice `patience` seconds.
     """
     try:
         one.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(one.folder / _LOCK)
-        _acquire(lock, one, patience)
+        _acquire(lock, one, 2 * patience)
     except FileError:
         raise
     except OSError as error:
@@ -181,25 +224,35 @@ def locked(one: Entry, patience: float) -> Iterator[None]:
             "to a folder of yours"
         ) from error
     try:
-        yield
+        yield Hold(lock)
     finally:
         lock.release()
 
 
 def _acquire(lock: FileLock, one: Entry, patience: float) -> None:
-    size, since = -1, time.monotonic()
+    seen, since = _signs(one), time.monotonic()
     while True:
         with suppress(Timeout):
             lock.acquire(timeout=min(1.0, patience))
             return
-        now = one.part.stat().st_size if one.part.exists() else 0
-        if now != size:
-            size, since = now, time.monotonic()
+        now = _signs(one)
+        if now != seen:
+            seen, since = now, time.monotonic()
         elif time.monotonic() - since > patience:
             raise FileError(
                 f"another process is downloading {one.path} and has not gone on for "
-                f"{patience:.0f} s; stop it, or remove {one.folder / _LOCK}"
+                f"{patience:.0f} s; stop it, and try again"
             )
+
+
+def _signs(one: Entry) -> list[tuple[int, int]]:
+    """Return what changes while a download goes on."""
+    found = []
+    for path in (one.part, one.folder / _LOCK):
+        with suppress(OSError):
+            status = path.stat()
+            found.append((status.st_size, status.st_mtime_ns))
+    return found
 
 
 # -- looking after it ------------------------------------------------------------------------
@@ -215,85 +268,102 @@ class Kept:
         record: What is remembered of it, if it can be read.
         size: Bytes of the file; 0 if it is not there.
         leftover: Bytes of interrupted downloads.
+        trouble: Why the folder or its record cannot be read; "" if they can.
     """
 
     entry: Entry
     root: Path
     record: Record | None
-    size: int
-    leftover: int
+    size: int = 0
+    leftover: int = 0
+    trouble: str = ""
 
     def damage(self) -> str:
-        """Return what is wrong with the file, by its hash; "" if nothing is."""
+        """Return what is wrong with the file, by its hash; "" if nothing is known to be."""
         if self.record is None:
-            return "no record of its hash"
+            return ""
         try:
             found = file_sha256(self.entry.path)
         except OSError as error:
-            return f"cannot be read: {error.strerror}"
+            return f"cannot be read: {error.strerror or error}"
         if found != self.record.sha256:
             return f"has sha256 {found}, expected {self.record.sha256}"
         return ""
 
 
 def kept(root: Path | None = None) -> list[Kept]:
-    """Return everything that a cache holds, the user's own by default, by file name."""
+    """Return everything that a cache holds, the user's own by default, by file name.
+
+    Folders that are not of its making are left out.
+    """
     root = root or home()
     try:
-        folders = [path for path in (root / "models").iterdir() if path.is_dir()]
+        folders = [path for path in (root / "models").iterdir() if _is_entry(path)]
     except OSError:
         return []
-    return sorted((_kept(root, folder) for folder in folders), key=lambda one: one.entry.file)
+    found = [_kept(root, folder) for folder in folders]
+    there = [one for one in found if one.record or one.size or one.leftover or one.trouble]
+    return sorted(there, key=lambda one: one.entry.file)
+
+
+def _is_entry(folder: Path) -> bool:
+    named = re.fullmatch(r"[0-9a-f]{16}", folder.name) is not None
+    return named and folder.is_dir() and not folder.is_symlink()
 
 
 def _kept(root: Path, folder: Path) -> Kept:
-    files = [path for path in folder.iterdir() if path.is_file()]
-    whole = [path for path in files if not path.name.startswith(".") and path.name != _RECORD]
+    try:
+        files = {path.name: path.lstat() for path in folder.iterdir()}
+    except OSError as error:
+        return Kept(Entry(folder, "?"), root, None, trouble=f"cannot be read: {error.strerror}")
+    sizes = {name: found.st_size for name, found in files.items() if stat.S_ISREG(found.st_mode)}
+    record, trouble = None, ""
     try:
         record = Entry(folder, "").record()
-    except FileError:
-        record = None
-    name = record.file if record else whole[0].name if whole else ""
-    if not name:
-        parts = [path.name for path in files if path.name.endswith(".part")]
-        name = parts[0][1:].removesuffix(".part") if parts else "?"
-    leftovers = [path for path in files if path.name.startswith(".") and path.name != _LOCK]
-    one = Entry(folder, name)
-    size = one.path.stat().st_size if one.path.is_file() else 0
-    return Kept(one, root, record, size, sum(path.stat().st_size for path in leftovers))
+    except FileError as error:
+        trouble = str(error)
+    parts = [name[1:].removesuffix(".part") for name in sizes if name.endswith(".part")]
+    whole = [name for name in sizes if is_file_name(name)]
+    names = [record.file] if record else [*whole, *filter(is_file_name, parts)]
+    one = Entry(folder, names[0] if names else "?")
+    leftover = sum(size for name, size in sizes.items() if _is_leftover(name, one))
+    return Kept(one, root, record, sizes.get(one.file, 0), leftover, trouble)
 
 
-def clear(one: Kept, whole: bool, forget: bool = False) -> int:
+def _is_leftover(name: str, one: Entry) -> bool:
+    return name in (one.part.name, f"{one.part.name}.json") or name.startswith(".record.part-")
+
+
+def clear(held: Kept, whole: bool, forget: bool = False) -> int:
     """Remove what interrupted downloads left of a file, and if asked the file and its record.
 
-    Nothing is done while a process is downloading it.
+    A record that is damaged goes too. Files that are not of the cache's making stay, and
+    nothing is done while a process is downloading the file.
 
     Returns:
         The bytes that were freed.
 
     Raises:
-        FileError: It cannot be removed.
+        FileError: Something cannot be removed.
     """
-    folder, freed = one.entry.folder, 0
-    lock = FileLock(folder / _LOCK)
+    one, freed = held.entry, 0
+    lock = FileLock(one.folder / _LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return 0
     except OSError as error:
-        raise FileError(f"cannot write to the cache, {folder}: {error.strerror}") from error
+        raise FileError(f"cannot write to the cache, {one.folder}: {error.strerror}") from error
     try:
-        for path in sorted(folder.iterdir()):
-            leftover = path.name.startswith(".") and path.name != _LOCK
-            record = path.name == _RECORD
-            if leftover or (whole and path.name != _LOCK and (forget or not record)):
-                freed += path.stat().st_size
+        for path in sorted(one.folder.iterdir()):
+            weights = whole and path.name == one.file
+            record = path.name == _RECORD and (forget or (held.record is None and held.trouble))
+            ours = weights or record or _is_leftover(path.name, one)
+            if ours and stat.S_ISREG(path.lstat().st_mode):
+                freed += path.lstat().st_size
                 path.unlink()
-        if forget:
-            (folder / _LOCK).unlink(missing_ok=True)
-            folder.rmdir()
     except OSError as error:
-        raise FileError(f"cannot remove {folder}: {error.strerror}") from error
+        raise FileError(f"cannot clear {one.folder}: {error.strerror}") from error
     finally:
         lock.release()
     return freed

@@ -45,9 +45,9 @@ def fetch(location: str, sha256: str = "", name: str = "", elsewhere: Sequence[s
     one = cache.entry(place)
     from spender_core.archives import servers, transport
 
-    with cache.locked(one, transport.patience()):
+    with cache.locked(one, transport.patience()) as hold:
         found = cache.find(place, wanted.sha256)  # another process may have brought it
-        return found.path or servers.bring(wanted, one, found)
+        return found.path or servers.bring(wanted, one, found, hold)
 
 
 def _hold_to(place: Location, found: cache.Lookup) -> None:

@@ -18,6 +18,9 @@ HUB = "https://huggingface.co"
 _PART = re.compile(r"[A-Za-z0-9][\w.-]*")
 _FILE = re.compile(r"[A-Za-z0-9_][\w .+-]*")
 _LONGEST = 200
+_SCHEMES = ("https://", "http://", "s3://")
+RESERVED = "record.json"
+"""Name of a file in the cache that holds what is remembered of another."""
 
 
 def join(root: str, *parts: str) -> str:
@@ -27,16 +30,32 @@ def join(root: str, *parts: str) -> str:
 
 def is_remote(url: str) -> bool:
     """Tell whether `url` names something that is not a local path."""
-    return "://" in url and not url.startswith("file://")
+    return "://" in url and not url.lower().startswith("file://")
+
+
+def normal(url: str) -> str:
+    """Return a URL with its scheme in lower case, and a path for one of a local file."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return url
+    if scheme.lower() == "file":
+        return unquote(rest.removeprefix("localhost"))
+    return f"{scheme.lower()}://{rest}"
 
 
 def redacted(url: str) -> str:
     """Return a URL as it may be shown: without user, password, fragment and values of its query.
 
-    Anything but a URL is returned as it is. So is one of fsspec's chains, "a::b", in its parts.
+    Anything but a URL is returned as it is. One of fsspec's chains, "a::b://c", counts in its
+    parts.
     """
-    if "::" in url:
-        return "::".join(redacted(part) for part in url.split("::"))
+    parts = re.split(r"::(?=[A-Za-z][\w+.-]*(?:://|::))", url)
+    return "::".join(map(_redacted, parts))
+
+
+def _redacted(url: str) -> str:
+    if url.startswith("hf:"):
+        return re.split(r"[?#]", url)[0]
     scheme, separator, _ = url.partition("://")
     if not separator:
         return url
@@ -52,8 +71,15 @@ def redacted(url: str) -> str:
 
 
 def hub() -> str:
-    """Return the address of the Hugging Face Hub, or of what HF_ENDPOINT puts in its place."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB
+    """Return the address of the Hugging Face Hub, or of what HF_ENDPOINT puts in its place.
+
+    Raises:
+        InputError: HF_ENDPOINT is not a URL of http or https.
+    """
+    address = normal(os.environ.get("HF_ENDPOINT", "").strip()).rstrip("/") or HUB
+    if not re.match(r"https?://[^/]", address):
+        raise InputError(f"HF_ENDPOINT must begin with https://, not be {redacted(address)!r:.80}")
+    return address
 
 
 def offline() -> bool:
@@ -73,9 +99,8 @@ def require_network(url: str, hint: str = "read it from a local copy") -> None:
 
 def mirrors() -> list[str]:
     """Return the user's own mirrors: roots in SPENDER_MIRRORS, with commas between them."""
-    return [
-        root.strip() for root in os.environ.get("SPENDER_MIRRORS", "").split(",") if root.strip()
-    ]
+    roots = os.environ.get("SPENDER_MIRRORS", "").split(",")
+    return [normal(root.strip()) for root in roots if root.strip()]
 
 
 @dataclass(frozen=True)
@@ -109,21 +134,22 @@ def parse(text: str) -> Location:
         InputError: It is malformed, or its file name could lead out of a folder.
     """
     bare, _, fragment = text.partition("#")
+    bare = normal(bare)
     sha256 = fragment.removeprefix("sha256=").lower() if fragment.startswith("sha256=") else ""
     if fragment and not re.fullmatch(r"[0-9a-f]{8,64}", sha256):
-        raise InputError(
-            f"{redacted(bare)} ends in #{fragment[:20]}; only #sha256= and 8 to 64 hex digits may "
-            "follow a location"
-        )
+        raise InputError(f"after {redacted(bare)}, only #sha256= and 8 to 64 hex digits may follow")
     if bare.startswith("hf:"):
         return _on_hub(bare, sha256)
-    if not is_remote(bare):
-        raise InputError(f"{bare!r} is neither a URL nor of the form 'hf:owner/repository/file'")
+    if not bare.startswith(_SCHEMES):
+        raise InputError(
+            f"{redacted(bare)!r:.200} is neither of the form 'hf:owner/repository/file' nor a URL "
+            f"that begins with {', '.join(_SCHEMES)}"
+        )
     try:
         parts = urlsplit(bare)
         name = unquote(parts.path.rpartition("/")[2])
-    except ValueError as error:
-        raise InputError(f"{redacted(bare)} is not a URL: {error}") from None
+    except ValueError:
+        raise InputError(f"{redacted(bare)} is not a URL") from None
     return Location(bare, bare, _safe(name, bare), "", sha256)
 
 
@@ -133,7 +159,7 @@ def _on_hub(text: str, sha256: str) -> Location:
     names = [parts[0], repository, *([revision] if "@" in "".join(parts[1:2]) else [])]
     if len(parts) < 3 or not all(_PART.fullmatch(name) for name in names):
         raise InputError(
-            f"{text!r} is not of the form 'hf:owner/repository/file' or "
+            f"{redacted(text)!r:.200} is not of the form 'hf:owner/repository/file' or "
             "'hf:owner/repository@revision/file'"
         )
     for part in parts[2:]:
@@ -144,10 +170,17 @@ def _on_hub(text: str, sha256: str) -> Location:
     return Location(text, url, parts[-1], revision, sha256)
 
 
+def is_file_name(name: str) -> bool:
+    """Tell whether a file of the cache may have this name."""
+    fits = _FILE.fullmatch(name) is not None and len(name) <= _LONGEST
+    return fits and name.strip() == name and name != RESERVED
+
+
 def _safe(name: str, text: str) -> str:
-    if not _FILE.fullmatch(name) or len(name) > _LONGEST or name.strip() != name:
+    if not is_file_name(name):
+        shown = name.partition("?")[0][:60]
         raise InputError(
-            f"{redacted(text)} names the file {name[:60]!r}; a file name has letters, digits and "
+            f"{redacted(text)} names the file {shown!r}; a file name has letters, digits and "
             f"' ._+-', begins with a letter, a digit or '_', and has at most {_LONGEST} characters"
         )
     return name

@@ -19,7 +19,7 @@ from astropy.io.fits.verify import VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 
 from spender_core.archives.claims import check
-from spender_core.archives.location import is_remote, redacted, require_network
+from spender_core.archives.location import is_remote, normal, redacted, require_network
 from spender_core.errors import (
     DamagedFileError,
     FileError,
@@ -155,6 +155,7 @@ class _Window:
 @contextmanager
 def _source(url: str) -> Iterator[_Window]:
     """Open a file as it is, in bytes."""
+    url = normal(url)
     if is_remote(url):
         require_network(url)
         filesystem, path = fsspec.url_to_fs(url, **storage_options(url))
@@ -165,7 +166,7 @@ def _source(url: str) -> Iterator[_Window]:
                 with _copied(file, LARGEST_STREAM, "has no end") as copy:
                     yield _Window(copy._file, copy.size, remote=True)
         return
-    path = url.removeprefix("file://")
+    path = url
     kind = Path(path).stat().st_mode
     if stat.S_ISDIR(kind):
         raise FileError(f"{path} is a folder, not a file; give the files in it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spender_core.archives import cache, transport
-from spender_core.archives.location import Wanted, is_remote, redacted
+from spender_core.archives.location import Wanted, redacted
 from spender_core.archives.writing import file_sha256, settle
 from spender_core.errors import (
     FileError,
@@ -31,12 +32,13 @@ _BUCKET: dict[str, Any] = {
 _log = logging.getLogger(__name__)
 
 
-def bring(wanted: Wanted, one: cache.Entry, found: cache.Lookup) -> Path:
+def bring(wanted: Wanted, one: cache.Entry, found: cache.Lookup, hold: cache.Hold) -> Path:
     """Bring a file to its place in the cache, from the first source that has the right one.
 
     Args:
         wanted: The file.
-        one: Its place, which no other process must write.
+        one: Its place.
+        hold: The right to write there.
         found: Where it was looked for before, for the message of a failure.
 
     Raises:
@@ -48,7 +50,7 @@ def bring(wanted: Wanted, one: cache.Entry, found: cache.Lookup) -> Path:
     troubles: list[SpenderError] = []
     for source in wanted.sources:
         try:
-            record = _from(source, wanted, one)
+            record = _from(source, wanted, one, hold)
         except (OfflineError, MissingFileError, WeightsError) as error:
             troubles.append(error)
             _log.info("%s", error)
@@ -71,15 +73,21 @@ def bring(wanted: Wanted, one: cache.Entry, found: cache.Lookup) -> Path:
     raise MissingFileError(causes) from troubles[0]
 
 
-def _from(source: str, wanted: Wanted, one: cache.Entry) -> cache.Record:
+def _from(source: str, wanted: Wanted, one: cache.Entry, hold: cache.Hold) -> cache.Record:
     """Bring a file from one source to `one.part`, and check it; begin anew if resuming failed."""
     expected, pinned = cache.expected(wanted.location, wanted.sha256)
-    answer = _retrieve(source, one.part, wanted.name)
+    answer = _retrieve(source, one.part, wanted.name, hold)
     sha256 = file_sha256(one.part)
     if not sha256.startswith(expected) and answer.resumed:
         transport.discard(one.part)
-        answer = _retrieve(source, one.part, wanted.name)
+        answer = _retrieve(source, one.part, wanted.name, hold)
         sha256 = file_sha256(one.part)
+    if not expected and not answer.whole:
+        transport.discard(one.part)
+        raise OfflineError(
+            f"cannot download {redacted(source)}: its server does not tell how long it is, so that "
+            f"half of it would not be noticed; give its hash, as {redacted(source)}#sha256=..."
+        )
     if not sha256.startswith(expected):
         size = one.part.stat().st_size
         transport.discard(one.part)
@@ -101,36 +109,47 @@ def _from(source: str, wanted: Wanted, one: cache.Entry) -> cache.Record:
     )
 
 
-def _retrieve(source: str, part: Path, name: str) -> transport.Answer:
+def _retrieve(source: str, part: Path, name: str, hold: cache.Hold) -> transport.Answer:
+    hold.alive()
     if source.startswith(("http://", "https://")):
         with _progress(name) as report:
-            return transport.retrieve(source, part, report)
+            return transport.retrieve(source, part, report, hold.alive)
     transport.discard(part)
-    try:
-        if is_remote(source):
-            _from_store(source, part)
-        else:
-            shutil.copyfile(source.removeprefix("file://"), part)
-    except FileNotFoundError as error:
-        raise MissingFileError(f"there is no file {redacted(source)}") from error
-    except OSError as error:
-        transport.discard(part)
-        raise FileError(f"cannot copy {redacted(source)} to {part}: {error}") from error
+    if source.startswith("s3://"):
+        _from_store(source, part)
+    else:
+        _from_folder(source, part)
     return transport.Answer()
 
 
+def _from_folder(source: str, part: Path) -> None:
+    try:
+        given = open(source, "rb")  # noqa: SIM115
+    except FileNotFoundError as error:
+        raise MissingFileError(f"there is no file {redacted(source)}") from error
+    except OSError as error:
+        raise OfflineError(f"cannot read {redacted(source)}: {error.strerror}") from error
+    try:
+        with given, open(part, "wb") as file:
+            shutil.copyfileobj(given, file, 1 << 20)
+    except OSError as error:
+        transport.discard(part)
+        raise FileError(f"cannot copy {redacted(source)} to {part}: {error}") from error
+
+
 def _from_store(source: str, part: Path) -> None:
-    """Copy a file from an object store, with what fsspec has for its protocol."""
+    """Copy a file from a bucket."""
     import fsspec
 
-    options = _BUCKET if source.startswith("s3://") else {}
     try:
-        filesystem, path = fsspec.url_to_fs(source, **options)
+        filesystem, path = fsspec.url_to_fs(source, **_BUCKET)
         filesystem.get_file(path, str(part))
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # each protocol has errors of its own
+    except FileNotFoundError as error:
+        raise MissingFileError(f"there is no file {redacted(source)}") from error
+    except Exception as error:  # s3fs and botocore have errors of their own
         transport.discard(part)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise FileError(f"cannot write {part}: {error}") from error
         raise OfflineError(
             f"cannot download {redacted(source)}: {type(error).__name__}: {error}"
         ) from error

@@ -1,8 +1,9 @@
 """One file from one server: resumed, retried, and given up within a stated time.
 
 A server that makes no progress is left after `patience` seconds (90, or SPENDER_TIMEOUT).
-Within them, a lost connection, a stall, and the answers 408, 425, 429, 500, 502, 503 and 504
-are tried again, with growing pauses or after the time that the server asks for.
+Progress is 1 MiB, or the rest of the file. Within them, a lost connection, a stall, and the
+answers 408, 425, 429, 500, 502, 503 and 504 are tried again, with growing pauses or after the
+time that the server asks for.
 """
 
 from __future__ import annotations
@@ -13,27 +14,25 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import requests
 import urllib3
 
-from spender_core.archives.asking import PassingError, Session, ask, reason
+from spender_core.archives.asking import Conversation, PassingError, Reply, Session
 from spender_core.archives.location import redacted
 from spender_core.archives.writing import free_space
 from spender_core.errors import FileError, InputError, MissingFileError, OfflineError, SpenderError
+from spender_core.records import printable
 
 PATIENCE = 90.0
 """Seconds without progress after which a server is given up."""
 
 STEP = 1 << 20
 """Bytes that count as progress."""
-
-SLOWEST = 1024
-"""Bytes a second; less than that for a third of the patience is a stall."""
 
 LARGEST = 50 << 30
 """Bytes beyond which no body is taken for weights."""
@@ -52,29 +51,41 @@ class Answer:
 
     commit: str = ""
     resumed: bool = False
+    whole: bool = True
+    """Whether the server told where the file ends."""
 
 
 def patience() -> float:
     """Return the seconds without progress after which a server is given up.
 
     Raises:
-        InputError: SPENDER_TIMEOUT is not a positive number.
+        InputError: SPENDER_TIMEOUT is not a number of seconds, at most a day.
     """
     text = os.environ.get("SPENDER_TIMEOUT", "") or str(PATIENCE)
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise InputError(f"SPENDER_TIMEOUT must be a number of seconds above 0, not {text!r}")
+    if not 0 < seconds <= 86_400:
+        raise InputError(
+            f"SPENDER_TIMEOUT must be a number of seconds above 0, at most 86400, not {text!r:.40}"
+        )
     return seconds
 
 
-def retrieve(url: str, part: Path, report: Report | None = None) -> Answer:
+def retrieve(
+    url: str, part: Path, report: Report | None = None, alive: Callable[[], None] | None = None
+) -> Answer:
     """Download `url` to the file `part`, going on where an earlier attempt stopped.
 
     What is there of `part` is kept when the connection fails, and used only if the server
     says that its file is still the same.
+
+    Args:
+        url: An address of http or https.
+        part: The file.
+        report: Told of the progress.
+        alive: Called at each attempt.
 
     Raises:
         MissingFileError: The server does not have the file.
@@ -85,9 +96,11 @@ def retrieve(url: str, part: Path, report: Report | None = None) -> Answer:
     deadline, tries = time.monotonic() + allowed, 0
     with Session() as session:
         while True:
+            if alive is not None:
+                alive()
             before = _size(part)
             try:
-                return _attempt(session, url, part, allowed / 3, report)
+                return _attempt(session, url, part, allowed, report)
             except PassingError as trouble:
                 if _size(part) >= before + STEP:
                     deadline, tries = time.monotonic() + allowed, 0
@@ -99,8 +112,6 @@ def retrieve(url: str, part: Path, report: Report | None = None) -> Answer:
                 time.sleep(pause)
             except SpenderError:
                 raise
-            except requests.RequestException as error:
-                raise OfflineError(f"cannot download {redacted(url)}: {reason(error)}") from None
             except OSError as error:
                 discard(part)
                 raise FileError(f"cannot write {part}: {error}") from error
@@ -113,47 +124,51 @@ def _given_up(url: str, trouble: PassingError, tries: int, allowed: float) -> st
     return text
 
 
-def _attempt(session: Session, url: str, part: Path, stall: float, report: Report | None) -> Answer:
+def _attempt(
+    session: Session, url: str, part: Path, allowed: float, report: Report | None
+) -> Answer:
     """Make one request, and write what comes to the end of `part`."""
     note = _read_note(url, part)
-    start = _size(part) if note.get("validator") else 0
+    start = _size(part) if note.get("validator") and note.get("total") else 0
     if start > 0 and start == note.get("total"):
-        return Answer(note.get("commit", ""), resumed=True)
+        return Answer(str(note.get("commit", "")), resumed=True)
     headers = {"Accept-Encoding": "identity"}
     if start > 0:
-        headers |= {"Range": f"bytes={start}-", "If-Range": note["validator"]}
-    response, commit = ask(session, url, headers, stall)
-    with response:
-        _check_status(response, url, part)
-        resumed = response.status_code == 206
-        if resumed and not _continues(response, start):
+        headers |= {"Range": f"bytes={start}-", "If-Range": str(note["validator"])}
+    with closing(Conversation(session, url, headers, allowed / 3)) as server:
+        reply = server.reply()
+        _check_status(reply, url, part)
+        resumed = reply.status == 206
+        if resumed and not _continues(reply, start, note):
             discard(part)
             raise PassingError("the server sent another part than the one asked for", tries=1)
         start = start if resumed else 0
-        length = response.headers.get("Content-Length", "")
-        total = start + int(length) if length.isdigit() else None
+        total = note.get("total") if resumed else _length(reply)
+        if (total or 0) > LARGEST:
+            raise PassingError(f"the server claims a file of {total} bytes", tries=0)
         _make_room(part, (total or 0) - start)
-        body = _body(response, start, total, stall)
-        chunk = next(body)  # before what is there is given up
-        answer = Answer(commit, resumed)
+        body = _watched(server.body(), reply, start, total, allowed)
+        piece = next(body)  # before what is there is given up
         if not resumed:
-            _write_note(url, part, _validator(response), total, commit)
+            discard(part)
+            _write_note(url, part, _validator(reply), total, reply.commit)
         with open(part, "ab" if resumed else "wb") as file:
             size = start
-            while chunk:
-                file.write(chunk)
-                size += len(chunk)
+            while piece:
+                file.write(piece)
+                size += len(piece)
                 if report is not None:
                     report(size, total)
-                chunk = next(body, b"")
+                piece = next(body, b"")
             file.flush()
             os.fsync(file.fileno())
-        return answer
+        chunked = "chunked" in reply.headers.get("Transfer-Encoding", "").lower()
+        return Answer(reply.commit, resumed, whole=total is not None or chunked)
 
 
-def _check_status(response: requests.Response, url: str, part: Path) -> None:
-    status, where = response.status_code, redacted(url)
-    said = f"the server answered {status} {response.reason or ''}".strip()
+def _check_status(reply: Reply, url: str, part: Path) -> None:
+    status, where = reply.status, redacted(url)
+    said = f"the server answered {status} {printable(reply.reason)[:60]}".strip()
     if status in (404, 410):
         raise MissingFileError(f"the server has no file {where} ({status})")
     if status in (401, 403):
@@ -165,35 +180,40 @@ def _check_status(response: requests.Response, url: str, part: Path) -> None:
         discard(part)
         raise PassingError("the part that is there is longer than the file", tries=1)
     if status in _AGAIN:
-        raise PassingError(said, wait=_retry_after(response))
+        raise PassingError(said, wait=_retry_after(reply))
     if status not in (200, 206):
         raise OfflineError(f"cannot download {where}: {said}")
+    encoding = reply.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise OfflineError(
+            f"cannot download {where}: the server sends it compressed ({printable(encoding)[:20]})"
+        )
 
 
-def _body(
-    response: requests.Response, size: int, total: int | None, stall: float
+def _watched(
+    pieces: Iterator[bytes], reply: Reply, size: int, total: int | None, allowed: float
 ) -> Iterator[bytes]:
-    """Yield the body as it comes, at least once; watch that it comes, whole, and is no web page."""
+    """Yield the body, at least once; see that it comes in time, whole, and is no web page."""
     mark, since, first = time.monotonic(), size, True
-    page = "text/html" in response.headers.get("Content-Type", "").lower()
-    try:
-        while chunk := response.raw.read1(1 << 16):
-            if first and size == 0 and (page or _PAGE.match(chunk)):
-                raise PassingError(f"the server sent a web page instead{_title(chunk)}", tries=1)
-            first = False
-            size += len(chunk)
-            if size > LARGEST:
-                raise PassingError(f"the server sends more than {LARGEST >> 30} GiB", tries=0)
-            yield chunk
-            now = time.monotonic()
-            if now - mark > stall:
-                if size - since < SLOWEST * stall:
-                    raise PassingError(f"only {size - since} bytes came in {now - mark:.0f} s")
-                mark, since = now, size
-    except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
-        raise PassingError(f"nothing came for {stall:.0f} s, {_of(size, total)}") from None
-    except (urllib3.exceptions.HTTPError, ConnectionError):
-        raise PassingError(f"the connection was lost, {_of(size, total)}") from None
+    page = "text/html" in reply.headers.get("Content-Type", "").lower()
+    while True:
+        try:
+            piece = next(pieces, b"")
+        except PassingError as error:
+            raise PassingError(f"{error}, {_of(size, total)}", error.wait, error.tries) from None
+        if not piece:
+            break
+        if first and size == 0 and (page or _PAGE.match(piece)):
+            raise PassingError(f"the server sent a web page instead{_title(piece)}", tries=1)
+        first = False
+        size += len(piece)
+        if size > (total or LARGEST):
+            raise PassingError("the server sends more than it should", tries=0)
+        yield piece
+        if size - since >= STEP:
+            mark, since = time.monotonic(), size
+        elif time.monotonic() - mark > allowed:
+            raise PassingError(f"only {size - since} bytes came in {allowed:.0f} s")
     if total is not None and size < total:
         raise PassingError(f"the connection was lost, {_of(size, total)}")
     if first:
@@ -249,27 +269,36 @@ def _make_room(part: Path, needed: int) -> None:
 # -- what a response says --------------------------------------------------------------------
 
 
-def _validator(response: requests.Response) -> str:
+def _validator(reply: Reply) -> str:
     """Return what If-Range takes: a strong ETag, or the date (RFC 9110, 13.1.5)."""
-    etag = str(response.headers.get("ETag", ""))
+    etag = reply.headers.get("ETag", "")
     if etag.startswith('"'):
         return etag
-    return "" if etag else str(response.headers.get("Last-Modified", ""))
+    return "" if etag else reply.headers.get("Last-Modified", "")
 
 
-def _continues(response: requests.Response, start: int) -> bool:
-    said = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    return said is not None and int(said[1]) == start > 0
+def _continues(reply: Reply, start: int, note: Mapping[str, Any]) -> bool:
+    """Tell whether an answer is the rest of the file of which there is a part."""
+    said = re.fullmatch(
+        r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", reply.headers.get("Content-Range", ""), re.ASCII
+    )
+    if said is None or start == 0 or _validator(reply) != note.get("validator"):
+        return False
+    first, last, total = map(int, said.groups())
+    return first == start and last == total - 1 and total == note.get("total")
 
 
-def _retry_after(response: requests.Response) -> float:
+def _length(reply: Reply) -> int | None:
+    text = reply.headers.get("Content-Length", "")
+    return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
+
+
+def _retry_after(reply: Reply) -> float:
     """Return the seconds that a server asks to wait (RFC 9110, 10.2.3); 0 if it does not."""
-    text = response.headers.get("Retry-After", "").strip()
-    if not text:
-        return 0.0
+    text = reply.headers.get("Retry-After", "").strip()
     try:
-        return float(urllib3.Retry().parse_retry_after(text))
-    except urllib3.exceptions.InvalidHeader:
+        return float(urllib3.Retry().parse_retry_after(text)) if 0 < len(text) < 40 else 0.0
+    except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
         return 0.0
 
 

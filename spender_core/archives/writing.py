@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -66,9 +67,21 @@ def settle(temporary: Path, path: Path) -> None:
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Return the sha256 of a file, 64 hex digits."""
-    with open(path, "rb") as file:
+    """Return the sha256 of a file, 64 hex digits.
+
+    Raises:
+        OSError: It cannot be read; a FileError if it is a folder or a device, which might
+            never end.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise FileError(f"{path} is no regular file")
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file, and do not wait for whoever may write to a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def free_space(folder: str | os.PathLike[str]) -> int:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from spender_core import registry
 from spender_core.archives import cache
-from spender_core.archives.location import parse
+from spender_core.archives.location import parse, redacted
 from spender_core.archives.writing import free_space
 from spender_core.cli.show import print_table
 from spender_core.errors import FileError, InputError, SpenderError, UnknownNameError
+from spender_core.records import printable
 
 
 def pull(names: Sequence[str], everything: bool) -> None:
@@ -25,9 +26,9 @@ def pull(names: Sequence[str], everything: bool) -> None:
         try:
             print(registry.pull(name))
         except SpenderError as error:
-            failed.append((name, str(error)))
+            failed.append((redacted(name), str(error)))
     for name, cause in failed:
-        print(f"not pulled: {name}: {cause}", file=sys.stderr)
+        print(printable(f"not pulled: {name}: {cause}"), file=sys.stderr)
     if failed:
         raise SpenderError(
             f"{len(failed)} of {len(dict.fromkeys(names))} models could not be pulled"
@@ -39,6 +40,8 @@ def show() -> None:
     rows = []
     for one in _everything():
         state = _size(one.size) if one.size else "removed" if one.record else "not finished"
+        if one.trouble:
+            state = "its record or folder cannot be read"
         if one.leftover:
             state += f", {_size(one.leftover)} of an interrupted download"
         record = one.record
@@ -59,18 +62,19 @@ def show() -> None:
 
 def verify() -> None:
     """Check the hash of every file."""
-    held = [one for one in _everything() if one.size]
+    held = [one for one in _everything() if one.size or one.trouble]
     damaged = 0
     for one in held:
-        trouble = one.damage()
+        trouble = one.trouble or one.damage()
         damaged += bool(trouble)
-        print(f"{'damaged' if trouble else 'ok'}: {one.entry.path}{trouble and f': {trouble}'}")
+        known = "ok" if one.record else "not downloaded by spender, its hash is not known"
+        print(f"{'damaged' if trouble else known}: {one.entry.path}{trouble and f': {trouble}'}")
     if damaged:
         raise FileError(
-            f"{damaged} of {len(held)} files are damaged; `spender cache prune` removes them, and "
-            "the next load brings them again"
+            f"{damaged} of {len(held)} are damaged or cannot be read; `spender cache prune` removes "
+            "damaged ones from your cache, and the next load brings them again"
         )
-    print(f"{len(held)} files, all as they were downloaded")
+    print(f"{len(held)} files, none of them damaged")
 
 
 def prune(names: Sequence[str], everything: bool, forget: bool) -> None:
@@ -80,7 +84,7 @@ def prune(names: Sequence[str], everything: bool, forget: bool) -> None:
     missing = chosen - {one.entry.folder for one in held}
     if missing:
         raise InputError(
-            f"{len(missing)} of {', '.join(names)} are not in the cache, {cache.home()}; `spender "
+            f"{len(missing)} of {', '.join(map(redacted, names))} are not in the cache, {cache.home()}; `spender "
             "cache list` shows what is"
         )
     freed = 0
@@ -103,7 +107,7 @@ def _folder(name: str) -> Path:
     """Return the folder of a model in the user's cache, by its name or location."""
     text = name if registry.is_file(name) else registry.info(name).weights
     if text.startswith("package:"):
-        raise InputError(f"{name} comes with its plugin, and is not in the cache")
+        raise InputError(f"{redacted(name)} comes with its plugin, and is not in the cache")
     return cache.entry(parse(text)).folder
 
 

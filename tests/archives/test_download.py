@@ -136,7 +136,9 @@ def test_a_damaged_record_is_named(hub: Hub) -> None:
     path = cache.entry(parse(location)).folder / "record.json"
     for text in ("", "{}", '{"sha256": 1}', "\0", json.dumps({"sha256": "ab"})):
         path.write_text(text)
-        with pytest.raises(FileError, match=r"record\.json is damaged; remove it"):
+        with pytest.raises(
+            FileError, match=r"record\.json is damaged; `spender cache prune` removes it"
+        ):
             fetch(location)
 
 

@@ -38,7 +38,6 @@ from spender_core.archives import asking
 from spender_core.archives.cache import home
 from spender_core.archives.download import fetch
 from spender_core.errors import (
-    FileError,
     InputError,
     MissingFileError,
     OfflineError,
@@ -106,8 +105,8 @@ def test_a_fault_that_passes_ends_in_success(hub: Hub, faults: list[Fault]) -> N
         (drop(1000), OfflineError, r"connection was lost, with \d+ bytes there of 3000000"),
         (drop(0), OfflineError, r"connection was lost, with 0 bytes there of 3000000"),
         (stall(1000), OfflineError, r"nothing came for 1 s, with \d+ bytes there of 3000000"),
-        (silence, OfflineError, "no answer for 1 s"),
-        (drip, OfflineError, r"only \d+ bytes came in 1 s"),
+        (silence, OfflineError, "nothing came for 1 s"),
+        (drip, OfflineError, r"only \d+ bytes came in 3 s"),
         (status(503), OfflineError, "answered 503 Service Unavailable"),
         (status(500), OfflineError, "answered 500"),
         (status(429), OfflineError, "answered 429"),
@@ -279,8 +278,9 @@ def test_a_header_that_comes_byte_by_byte_is_not_waited_for(hub: Hub) -> None:
 def test_an_encrypted_address_does_not_lead_to_a_plain_one() -> None:
     with asking.Session() as session:
         session.mount("https://", Plain())
+        server = asking.Conversation(session, "https://127.0.0.1/x", {}, 1.0)
         with pytest.raises(OfflineError, match="which is not encrypted"):
-            asking.ask(session, "https://127.0.0.1/x", {}, 1.0)
+            server.reply()
 
 
 def test_secrets_of_a_url_are_sent_and_never_shown(
@@ -341,14 +341,3 @@ def test_a_timeout_that_is_no_time_is_refused(
     monkeypatch.setenv("SPENDER_TIMEOUT", value)
     with pytest.raises(InputError, match="SPENDER_TIMEOUT"):
         fetch(hub.offer("model.bin", CONTENT), SHA256)
-
-
-def test_a_disk_without_room_is_told_before_anything_is_written(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub.always = lambda handler, content: handler.send_content(
-        content, until=1000, **{"Content-Length": str(10**16)}
-    )
-    with pytest.raises(FileError, match=r"MB free, 10000000000\.0 MB are needed"):
-        fetch(hub.offer("model.bin", CONTENT), SHA256)
-    assert list(home().rglob("*.part")) == []
