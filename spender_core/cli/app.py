@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from spender_core.archives.location import redacted
 from spender_core.errors import SpenderError
+from spender_core.records import printable
 
 app = typer.Typer(
     name="spender",
@@ -37,6 +40,7 @@ def options(
 
 def main() -> None:
     """Run the command line; an error is one readable line, unless --debug is given."""
+    _never_fail_to_print()
     try:
         app()
     except Exception as error:
@@ -44,8 +48,24 @@ def main() -> None:
             raise
         kind = "" if isinstance(error, SpenderError) else f"{type(error).__name__}: "
         hint = "" if isinstance(error, SpenderError) else " (spender --debug ... shows where)"
-        print(f"spender: error: {kind}{error}{hint}", file=sys.stderr)
+        print(f"spender: error: {_shown(f'{kind}{error}')}{hint}", file=sys.stderr)
         sys.exit(1)
+
+
+def _shown(message: str) -> str:
+    """Return a message on one line, without escapes and the secrets of URLs that were given."""
+    for argument in sys.argv[1:]:
+        for url in (argument, argument.partition("=")[2]):
+            if redacted(url) != url:
+                message = message.replace(url, redacted(url))
+    return printable(message)
+
+
+def _never_fail_to_print() -> None:
+    """Let names that the terminal's encoding cannot show be escaped, rather than raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @app.command()
@@ -154,10 +174,12 @@ def convert(
 ) -> None:
     """Convert weights of spender up to 0.3 to a safetensors file that describes itself."""
     from spender_core import registry
+    from spender_core.cli.outputs import check_outputs
     from spender_core.errors import InputError
 
     if output.suffix != ".safetensors":
         raise InputError(f"the output must end in .safetensors, not {output.suffix or 'nothing'}")
+    check_outputs([output], [str(source)])
     _, model = registry.load(str(source.absolute()), instrument=instrument)
     changes = {} if name is None else {"name": name}
     card = registry.save(

@@ -11,9 +11,11 @@ from spender_core import registry
 from spender_core.archives.location import redacted
 from spender_core.archives.writing import replacing
 from spender_core.batch import Flag
+from spender_core.cli.outputs import check_outputs
 from spender_core.cli.spectra import Models, encode, read
 from spender_core.errors import InputError, NoSpectraError
 from spender_core.plot import Panel, panel, spectra
+from spender_core.records import printable
 
 FORMATS = (".png", ".pdf", ".svg")
 UNIT = "10⁻¹⁷ erg s⁻¹ cm⁻² Å⁻¹"
@@ -25,10 +27,13 @@ def run(
     """Draw at most `most` spectra of a file; say which ones could not be used, and why."""
     if output.suffix not in FORMATS:
         raise InputError(f"cannot draw {output}: its name must end in {', '.join(FORMATS)}")
+    check_outputs([output], [file] if wanted is None else [file, wanted])
+    models = Models(wanted)
+    models.check()
     instrument = registry.recognise(file)
     content = read(instrument, file, everything)
     for name, cause in content.rejected:
-        print(f"not used: {name}: {cause}", file=sys.stderr)
+        print(printable(f"not used: {name}: {cause}"), file=sys.stderr)
     if not content.rows:
         causes = "; ".join(f"{name}: {cause}" for name, cause in content.rejected)
         raise NoSpectraError(
@@ -43,19 +48,21 @@ def run(
                 z=batch.z.masked_fill(unknown, z), flags=torch.where(unknown, told, batch.flags)
             )
         )
-    model = Models(wanted).for_instrument(instrument)
+    model = models.for_instrument(instrument)
     result = encode(model, batch, keep=True)
     name = model.card.name if model.card else type(model).__name__
     panels = []
     for row in range(len(batch)):
         made, made_row = result.made.get(row, (None, None))
         chi2 = float(result.chi2[row])
-        title = f"{batch.label(row)}   {instrument.name}, {name}   S/N {float(batch.snr[row]):.1f}"
+        label = printable(batch.label(row)).replace("$", r"\$")  # which would begin a formula
+        title = f"{label}   {instrument.name}, {name}   S/N {float(batch.snr[row]):.1f}"
         title += f"   χ²/ν = {chi2:.2f}" if chi2 == chi2 else ""
         panels.append(panel(batch, row, instrument, made, made_row, title, UNIT))
     save(panels, output)
     left = len(content.rows) - len(batch)
-    print(f"{output}: {len(batch)} spectra" + (f", {left} more in the file" if left else ""))
+    more = f", {left} more in the file" if left else ""
+    print(printable(f"{output}: {len(batch)} spectra{more}"))
 
 
 def save(panels: list[Panel], output: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,26 @@ from spender_core import registry
 from spender_core.archives.location import redacted
 from spender_core.archives.writing import replacing
 from spender_core.batch import SpectrumBatch
+from spender_core.cli.outputs import check_outputs
 from spender_core.cli.show import print_table
 from spender_core.cli.spectra import Encoded, Models, encode, read, remark
 from spender_core.errors import Failure, InputError, NoSpectraError, SpenderError
-from spender_core.records import ModelCard
+from spender_core.records import ModelCard, printable
 
 FORMATS = {".fits": "fits", ".ecsv": "ascii.ecsv", ".parquet": "parquet"}
 FAILURE_FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".csv": "ascii.csv"}
+
+
+@dataclass
+class _Done:
+    """What has come of the files so far."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    unused: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    broken: dict[str, SpenderError] = field(default_factory=dict)
+    """Why an instrument has no model, by its name."""
+    files: int = 0
 
 
 def run(
@@ -29,44 +44,112 @@ def run(
     device: str,
     failures: Path | None = None,
 ) -> None:
-    """Encode the files, write or print the table, and list what could not be used."""
-    for path, formats in ((output, FORMATS), (failures, FAILURE_FORMATS)):
-        if path is not None and path.suffix not in formats:
-            raise InputError(
-                f"cannot tell the format of {path}: its name must end in {', '.join(formats)}"
-            )
+    """Encode the files, write or print the table, and list what could not be used.
+
+    Whatever ends it early, Ctrl-C too, the spectra that are done are written.
+    """
+    _check(files, output, wanted, failures)
     models = Models(wanted, device)
     models.check()
-    rows: list[dict[str, Any]] = []
-    unused: list[tuple[str, str]] = []
-    failed: list[Failure] = []
-    for file in files:
-        shown = redacted(file)
-        try:
-            instrument = registry.recognise(file)
-            content = read(instrument, file, everything)
-            unused += [(f"{shown}: {name}", cause) for name, cause in content.rejected]
-            if content.rows:
-                model = models.for_instrument(instrument)
-                batch = content.batch[content.rows]
-                rows += _rows(shown, batch, model.card, encode(model, batch))
-        except SpenderError as error:
-            unused.append((shown, str(error)))
-            failed.append(Failure(shown, type(error).__name__, str(error)))
-    if failures:
-        _write_failures(failed, failures)
-    if rows:
-        if output:
-            _write(rows, output)
-        else:
-            _print(rows)
-    for name, cause in unused:
-        print(f"not used: {name}: {cause}", file=sys.stderr)
-    print(f"{len(rows)} spectra encoded, {len(unused)} not used", file=sys.stderr)
-    if not rows:
+    done = _Done()
+    stopped: BaseException | None = None
+    try:
+        for file in files:
+            _take(file, models, everything, done)
+            done.files += 1
+    except (Exception, KeyboardInterrupt) as error:
+        stopped = error
+    problems = _deliver(done, output, failures)
+    if isinstance(stopped, KeyboardInterrupt):
+        _tell(problems)
+        print(f"interrupted after {done.files} of {len(files)} file(s)", file=sys.stderr)
+        raise SystemExit(130) from stopped
+    if stopped is not None:
+        problems.insert(0, stopped)
+    if not (problems or done.rows):
         raise NoSpectraError(
             f"no usable spectrum in {len(files)} file(s); --all keeps flagged ones"
         )
+    _tell(problems[1:])
+    if problems:
+        raise problems[0]
+
+
+def _check(
+    files: list[str], output: Path | None, wanted: str | None, failures: Path | None
+) -> None:
+    """Refuse outputs that could not be written at the end, before any file is read."""
+    outputs = []
+    for path, formats in ((output, FORMATS), (failures, FAILURE_FORMATS)):
+        if path is None:
+            continue
+        if path.suffix not in formats:
+            raise InputError(
+                f"cannot tell the format of {path}: its name must end in {', '.join(formats)}"
+            )
+        outputs.append(path)
+    check_outputs(outputs, files if wanted is None else [*files, wanted])
+    if output is not None and output.suffix == ".parquet":
+        _parquet()
+
+
+def _take(file: str, models: Models, everything: bool, done: _Done) -> None:
+    """Encode the spectra of one file, or note why it cannot be done."""
+    shown = printable(redacted(file))
+    try:
+        instrument = registry.recognise(file)
+        content = read(instrument, file, everything)
+    except SpenderError as error:
+        done.unused.append((shown, str(error)))
+        done.failed.append(Failure(shown, type(error).__name__, printable(str(error))))
+        return
+    done.unused += [(f"{shown}: {name}", cause) for name, cause in content.rejected]
+    if not content.rows:
+        return
+    try:
+        model = models.for_instrument(instrument)
+    except SpenderError as error:
+        if models.wanted is None:  # else it was loaded, and is one for other instruments
+            done.broken.setdefault(instrument.name, error)
+            error = SpenderError(f"there is no model for {instrument.name} to encode it with")
+        done.unused.append((shown, str(error)))
+        return
+    batch = content.batch[content.rows]
+    try:
+        done.rows += _rows(shown, batch, model.card, encode(model, batch))
+    except SpenderError as error:
+        done.unused.append((shown, str(error)))
+
+
+def _deliver(done: _Done, output: Path | None, failures: Path | None) -> list[BaseException]:
+    """Write the tables, then tell what they leave out; return the errors met on the way."""
+    problems: list[BaseException] = []
+    written = False
+    if done.rows and output:
+        try:
+            _write(done.rows, output)
+            written = True
+        except Exception as error:
+            problems.append(error)
+    if failures:
+        try:
+            _write_failures(done.failed, failures)
+        except Exception as error:
+            problems.append(error)
+    problems += done.broken.values()
+    if written:
+        print(printable(f"{output}: {len(done.rows)} spectra"))
+    elif done.rows:
+        _print(done.rows)
+    for name, cause in done.unused:
+        print(printable(f"not used: {name}: {cause}"), file=sys.stderr)
+    print(f"{len(done.rows)} spectra encoded, {len(done.unused)} not used", file=sys.stderr)
+    return problems
+
+
+def _tell(problems: Sequence[BaseException]) -> None:
+    for problem in problems:
+        print(printable(f"error: {problem}"), file=sys.stderr)
 
 
 def _rows(
@@ -75,7 +158,7 @@ def _rows(
     return [
         {
             "file": file,
-            "object": batch.label(row),
+            "object": printable(batch.label(row)),
             "ids": _ids(batch, row),
             "instrument": batch.instrument,
             "model": card.name if card else "",
@@ -97,7 +180,8 @@ def _ids(batch: SpectrumBatch, row: int) -> dict[str, Any]:
     if batch.ids is None:
         return {}
     names = batch.ids.dtype.names or ()
-    return {name: batch.ids[row][name].item() for name in names}
+    values = {name: batch.ids[row][name].item() for name in names}
+    return {n: printable(v) if isinstance(v, str) else v for n, v in values.items()}
 
 
 def _ascii(values: Any) -> Any:
@@ -147,7 +231,6 @@ def _write(rows: list[dict[str, Any]], output: Path) -> None:
             _write_parquet(table, temporary)
         else:
             table.write(temporary, format=FORMATS[output.suffix], overwrite=True)
-    print(f"{output}: {len(rows)} spectra")
 
 
 def _write_failures(failed: list[Failure], output: Path) -> None:
@@ -165,7 +248,8 @@ def _write_failures(failed: list[Failure], output: Path) -> None:
         table.write(temporary, format=FAILURE_FORMATS[output.suffix], overwrite=True)
 
 
-def _write_parquet(table: Any, path: Path) -> None:
+def _parquet() -> Any:
+    """Return the modules that write Parquet."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -173,5 +257,11 @@ def _write_parquet(table: Any, path: Path) -> None:
         raise SpenderError(
             "writing Parquet needs pyarrow; pip install 'spender-core[parquet]', or write .fits"
         ) from error
+    return pyarrow, parquet
+
+
+def _write_parquet(table: Any, path: Path) -> None:
+    pyarrow, parquet = _parquet()
     arrays = {name: table[name].tolist() for name in table.colnames}
-    parquet.write_table(pyarrow.table(arrays), path)
+    with path.open("wb") as file:  # pyarrow opens no path that is not UTF-8
+        parquet.write_table(pyarrow.table(arrays), file)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from spender_core import registry
+from spender_core.records import printable
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
@@ -21,7 +22,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: st
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row))
+        table.add_row(*(Text(printable(str(value))) for value in row))
     console.print(table)
 
 
@@ -41,7 +42,7 @@ def show_models() -> None:
 def show_card(name: str) -> None:
     """Print a model card, field by field."""
     for line in _lines(registry.info(name).model_dump(mode="json")):
-        print(line)
+        print("\n    ".join(map(printable, line.split("\n"))))
 
 
 def show_plugins() -> None:
@@ -65,7 +66,8 @@ def show_plugins() -> None:
 def _report_problems() -> None:
     for status in registry.plugins():
         for problem in status.problems:
-            print(f"{status.distribution} {status.version} (plugin {status.name!r}): {problem}")
+            told = f"{status.distribution} {status.version} (plugin {status.name!r}): {problem}"
+            print(printable(told))
 
 
 def _lines(content: Mapping[str, Any], indent: str = "") -> list[str]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from spender_core import losses, registry
+from spender_core.archives.location import redacted
 from spender_core.batch import Flag, SpectrumBatch
-from spender_core.errors import InputError, RedshiftRangeWarning, UnknownNameError
+from spender_core.errors import InputError, RedshiftRangeWarning, SpenderError, UnknownNameError
 from spender_core.interfaces import Instrument, Model, Reconstruction
 from spender_core.records import ModelCard
 
@@ -21,16 +22,19 @@ CHUNK = 64
 
 @dataclass
 class Models:
-    """Loads the model for an instrument once: the one asked for, or the embedded one."""
+    """Loads each model once: the one asked for, or the one embedded for an instrument.
+
+    One that cannot be loaded is not tried again; its error is raised each time.
+    """
 
     wanted: str | None
     device: Any = "cpu"
-    _loaded: dict[str, Model] = field(default_factory=dict)
+    _loaded: dict[str, Model | SpenderError] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Refuse a model that is unknown, before any file is read."""
-        if self.wanted is not None and not registry.is_file(self.wanted):
-            registry.info(self.wanted)
+        """Load the model that was asked for, if one was, before any file is read."""
+        if self.wanted is not None:
+            self._named(self.wanted)
 
     def for_instrument(self, instrument: Instrument) -> Model:
         """Return the model.
@@ -38,28 +42,40 @@ class Models:
         Raises:
             InputError: It is a flow, or does not serve the instrument.
             UnknownNameError: None is embedded, and none was asked for.
+            SpenderError: It cannot be loaded.
         """
-        if instrument.name not in self._loaded:
-            name = self.wanted
-            if name is None:
-                card = registry.embedded(instrument.name)
-                if card is None:
-                    raise UnknownNameError(
-                        "embedded model for instrument",
-                        instrument.name,
-                        registry.list(),
-                        "Use --model.",
+        model = self._named(self.wanted or _embedded(instrument.name))
+        if instrument.name not in model.instruments:
+            served = ", ".join(model.instruments)
+            raise InputError(
+                f"model {redacted(self.wanted or '')!r} serves {served}, not {instrument.name}"
+            )
+        return model
+
+    def _named(self, name: str) -> Model:
+        if name not in self._loaded:
+            try:
+                _, model = registry.load(name, device=self.device)
+                if not isinstance(model, Model):
+                    raise InputError(
+                        f"{redacted(name)!r} is a flow of latents, which encodes no spectra"
                     )
-                name = card.name
-            _, model = registry.load(name, device=self.device)
-            if not isinstance(model, Model):
-                raise InputError(f"{name!r} is a flow of latents, which encodes no spectra")
-            if instrument.name not in model.instruments:
-                raise InputError(
-                    f"model {name!r} serves {', '.join(model.instruments)}, not {instrument.name}"
-                )
-            self._loaded[instrument.name] = model
-        return self._loaded[instrument.name]
+                self._loaded[name] = model
+            except SpenderError as error:
+                self._loaded[name] = error
+        found = self._loaded[name]
+        if isinstance(found, SpenderError):
+            raise found
+        return found
+
+
+def _embedded(instrument: str) -> str:
+    card = registry.embedded(instrument)
+    if card is None:
+        raise UnknownNameError(
+            "embedded model for instrument", instrument, registry.list(), "Use --model."
+        )
+    return card.name
 
 
 @dataclass(frozen=True)

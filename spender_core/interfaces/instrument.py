@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ from spender_core.ops.normalize import NORM_WINDOW, normalization
 
 _CHUNK = 64
 """Spectra that are normalised together."""
+
+_PATHS = (str, bytes, os.PathLike)
 
 
 class Instrument(ABC):
@@ -99,7 +102,8 @@ class Instrument(ABC):
         returned with a `PartialReadWarning`, and `failures` of the batch lists the bad ones.
 
         Args:
-            source: A path or URL, a list of them, or a list of the survey's ids.
+            source: A path or URL, several of them, or several of the survey's ids: a list,
+                an array or any other iterable that has an order.
             root: For ids: a copy of the archive (folder or URL) to read from instead
                 of the survey's own.
             release: For ids: the data release.
@@ -111,12 +115,12 @@ class Instrument(ABC):
             The spectra in the order asked for, float32, on the host.
 
         Raises:
-            InputError: There is nothing to read, or an id is malformed.
+            InputError: There is nothing to read, or an id or `root` is malformed.
             FileError: A file is missing or cannot be used: the only one, each of them, or
                 any of them if `strict`.
             NoSpectraError: No spectrum is left; the message says why.
         """
-        sources = self._sources(source, None if root is None else os.fspath(root), release)
+        sources = self._sources(source, _root(root), release)
         parts, errors = self._parts(sources, strict or len(sources) == 1)
         failures = Failures(
             Failure(sources[i][0], type(error).__name__, str(error))
@@ -252,14 +256,11 @@ class Instrument(ABC):
         self, source: Any, root: str | None, release: str | None
     ) -> list[tuple[str, Source]]:
         """Return what to read, each with the name under which it was asked for."""
-        if isinstance(source, (str, os.PathLike, np.void)) or _is_one_id(source):
-            source = [source]
-        if not hasattr(source, "__len__") or len(source) == 0:
-            raise InputError(
-                f"nothing to read in {source!r:.60}: give a path, a list of paths, or a list of ids"
-            )
-        if all(isinstance(entry, (str, os.PathLike)) for entry in source):
-            paths = [os.fspath(path) for path in source]
+        source = _listed(source)
+        if all(isinstance(entry, _PATHS) for entry in source):
+            paths = [str(os.fsdecode(path)) for path in source]  # no str of numpy
+            if "" in paths:
+                raise InputError("no path was given: it is empty; give the path or URL of a file")
             return [(redacted(path), Source((path,))) for path in paths]
         loader = self._reader()
         try:
@@ -306,6 +307,38 @@ class Instrument(ABC):
                 f"{'; ...' if len(batch) > 5 else ''}). Read with quality=False to get them all"
             )
         return batch if bool(keep.all()) else batch[keep]
+
+
+def _listed(source: Any) -> list[Any]:
+    """Return the paths or ids of what `read` was given, in order."""
+    if isinstance(source, np.ndarray) and source.ndim == 0:
+        source = source[()]
+    if isinstance(source, (*_PATHS, np.void)) or _is_one_id(source):
+        return [source]
+    if isinstance(source, (Set, Mapping)):
+        raise InputError(
+            f"a {type(source).__name__} has no order to return spectra in; give a list"
+        )
+    try:
+        entries = [] if isinstance(source, io.IOBase) else list(source)
+    except TypeError:
+        entries = []
+    if not entries:
+        raise InputError(
+            f"nothing to read in {source!r:.60}: give a path, a list of paths, or a list of ids"
+        )
+    return entries
+
+
+def _root(root: Any) -> str | None:
+    if root is None:
+        return None
+    if not isinstance(root, (str, os.PathLike)) or not os.fspath(root):
+        raise InputError(
+            f"root must be the folder or URL of a copy of the archive, not {root!r:.60}; leave it "
+            "out for the survey's own"
+        )
+    return str(os.fsdecode(root))
 
 
 def _is_one_id(source: Any) -> bool:

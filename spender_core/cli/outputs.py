@@ -1,0 +1,79 @@
+"""Where results go: checked before any work, so that none is lost at the end."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from spender_core.archives.location import redacted
+from spender_core.errors import FileError, InputError
+
+_LOCAL = ("file://", "local://")
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Sequence[str]) -> None:
+    """Refuse outputs that would overwrite an input or one another, or cannot be written.
+
+    Nothing is left behind by the check, and no folder is made.
+
+    Raises:
+        InputError: An output is one of the inputs, or two outputs are one file.
+        FileError: It cannot be written.
+    """
+    for number, path in enumerate(outputs):
+        for other in outputs[:number]:
+            if os.path.realpath(path) == os.path.realpath(other) or _file(path) == _file(other):
+                raise InputError(f"{path} and {other} are one file; give two outputs two names")
+        _spare(path, inputs)
+        _probe(path)
+
+
+def _spare(path: Path, inputs: Sequence[str]) -> None:
+    """Refuse an output that is one of the inputs, under whatever name."""
+    there = _file(path)
+    for name in inputs if isinstance(there, tuple) else ():
+        if any(_file(local) == there for local in _local(name)):
+            raise InputError(
+                f"{path} is an input too, {redacted(name)}, which would be lost; give the "
+                "output another name"
+            )
+
+
+def _local(name: str) -> Iterator[Path]:
+    """Yield the local paths that an input may stand for."""
+    yield Path(name)
+    last = name.rpartition("::")[2]
+    for prefix in _LOCAL:
+        last = last.removeprefix(prefix)
+    if last != name:
+        yield Path(last)
+
+
+def _file(path: Path) -> tuple[int, int] | Path:
+    """Return what tells a file from every other, however it is named; its path if absent."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return path
+    return found.st_dev, found.st_ino
+
+
+def _probe(path: Path) -> None:
+    """Make and remove a file where `path`, or the first missing folder above it, would be."""
+    try:
+        if path.exists() and not path.is_file():
+            raise FileError(f"cannot write {path}: it is no file; give the name of a file")
+        folder = path.parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        with tempfile.NamedTemporaryFile(
+            prefix=f".{path.stem}.part-", suffix=path.suffix, dir=folder
+        ):
+            pass
+    except FileError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(f"cannot write {path}: {reason}; give another place") from error
