@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from servers import Hub
+from states import state
 
 from spender_core import registry
 from spender_core.plugins.manager import Candidate, Discovery
@@ -74,37 +75,23 @@ def checkpoint() -> Callable[..., bytes]:
     @cache
     def make(filters: tuple[int, int, int] = (128, 256, 512), rest: int = 9780) -> bytes:
         """Make a file with the layout of the published desi_edr_galaxy."""
-        generator = torch.Generator().manual_seed(1)
-
-        def random(*shape: int) -> torch.Tensor:
-            return torch.randn(*shape, generator=generator) / shape[-1] ** 0.5
-
-        sizes, latents = (5, 11, 21), 6
-        wave_obs = torch.linspace(3600.0, 9824.0, 7781, dtype=torch.float64)
-        state = {"encoder.instrument.wave_obs": wave_obs}
-        layers = zip((1, *filters), filters, sizes, strict=False)
-        for k, (n_in, n_out, size) in enumerate(layers, 1):
-            state[f"encoder.conv{k}.0.weight"] = random(n_out, n_in, size)
-            state[f"encoder.conv{k}.0.bias"] = random(n_out)
-            state[f"encoder.conv{k}.2.weight"] = torch.full((n_out,), 0.25)
-        widths = {
-            "encoder": (filters[-1] // 2, 128, 64, 32, latents),
-            "decoder": (latents, 64, 256, 1024, rest),
-        }
-        for part, sizes_of in widths.items():
-            for k in range(4):
-                name = f"{part}.mlp.{3 * k}"
-                state[f"{name}.weight"] = random(sizes_of[k + 1], sizes_of[k])
-                state[f"{name}.bias"] = random(sizes_of[k + 1])
-                activation = f"{part}.mlp.{3 * k + 1}"
-                if part == "decoder":
-                    state[f"{activation}.beta"] = random(sizes_of[k + 1])
-                    state[f"{activation}.gamma"] = random(sizes_of[k + 1])
-                elif k < 3:
-                    state[f"{activation}.weight"] = torch.full((sizes_of[k + 1],), 0.25)
-        state["decoder.wave_rest"] = torch.linspace(2000.0, 9824.0, rest)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            raw = state(
+                filters=filters,
+                sizes=(5, 11, 21),
+                encoder=(128, 64, 32),
+                decoder=(64, 256, 1024),
+                latents=6,
+                rest=rest,
+            )
+        tensors = {name: values / values.shape[-1] ** 0.5 for name, values in raw.items()}
+        tensors["decoder.wave_rest"] = torch.linspace(2000.0, 9824.0, rest)
+        tensors["encoder.instrument.wave_obs"] = torch.linspace(
+            3600.0, 9824.0, 7781, dtype=torch.float64
+        )
         buffer = io.BytesIO()
-        torch.save({"model": [state], "losses": np.zeros((3, 2))}, buffer)
+        torch.save({"model": [tensors], "losses": np.zeros((3, 2))}, buffer)
         return buffer.getvalue()
 
     return make

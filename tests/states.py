@@ -10,16 +10,26 @@ LATENTS, REST = 2, 11
 State = dict[str, Tensor]
 
 
-def state(inputs: int = FILTERS[-1] // 2) -> State:
+def state(
+    inputs: int | None = None,
+    filters: tuple[int, ...] = FILTERS,
+    sizes: tuple[int, ...] = SIZES,
+    encoder: tuple[int, ...] = ENCODER,
+    decoder: tuple[int, ...] = DECODER,
+    latents: int = LATENTS,
+    rest: int = REST,
+) -> State:
     """Make the state of an autoencoder, under the names and shapes of spender 0.3."""
-    tensors: State = {"decoder.wave_rest": torch.linspace(3000, 7000, REST)}
-    for k, (n_in, n_out, size) in enumerate(zip((1, *FILTERS), FILTERS, SIZES, strict=False), 1):
-        tensors[f"encoder.conv{k}.0.weight"] = torch.randn(n_out, n_in, size)
-        tensors[f"encoder.conv{k}.0.bias"] = torch.randn(n_out)
-        tensors[f"encoder.conv{k}.2.weight"] = torch.rand(n_out)
+    inputs = filters[-1] // 2 if inputs is None else inputs
+    tensors: State = {"decoder.wave_rest": torch.linspace(3000, 7000, rest)}
+    for k in range(len(filters)):
+        n_in, n_out = (1, *filters)[k : k + 2]
+        tensors[f"encoder.conv{k + 1}.0.weight"] = torch.randn(n_out, n_in, sizes[k])
+        tensors[f"encoder.conv{k + 1}.0.bias"] = torch.randn(n_out)
+        tensors[f"encoder.conv{k + 1}.2.weight"] = torch.rand(n_out)
     for part, widths in (
-        ("encoder", (inputs, *ENCODER, LATENTS)),
-        ("decoder", (LATENTS, *DECODER, REST)),
+        ("encoder", (inputs, *encoder, latents)),
+        ("decoder", (latents, *decoder, rest)),
     ):
         for k in range(len(widths) - 1):
             tensors[f"{part}.mlp.{3 * k}.weight"] = torch.randn(widths[k + 1], widths[k])
