@@ -173,6 +173,11 @@ def test_an_unforeseen_error_leaves_what_is_done(
     assert [str(file) for file in Table.read(tmp_path / "x.ecsv")["file"]] == [str(files[0])]
 
 
+def _heed() -> None:
+    """Undo what a shell does to the processes that it runs in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT between processes")
 def test_ctrl_c_leaves_what_is_done(tmp_path: Path, write_spec: Writer) -> None:
     good = write_spec(tmp_path / "a.fits")
@@ -183,7 +188,7 @@ def test_ctrl_c_leaves_what_is_done(tmp_path: Path, write_spec: Writer) -> None:
         command = [sys.executable, "-m", "spender_core.cli", "encode", good, tmp_path / "no.fits"]
         command += [url, "-o", output, "--failures", listing]
         process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=_heed
         )
         connection, _ = silent.accept()
         with connection:
