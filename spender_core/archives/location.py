@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from spender_core.errors import InputError, OfflineError
@@ -17,6 +18,7 @@ HUB = "https://huggingface.co"
 
 _PART = re.compile(r"[A-Za-z0-9][\w.-]*")
 _FILE = re.compile(r"[A-Za-z0-9_][\w .+-]*")
+_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s|html|head|body|\?xml)", re.IGNORECASE)
 _LONGEST = 200
 _SCHEMES = ("https://", "http://", "s3://")
 RESERVED = "record.json"
@@ -80,6 +82,24 @@ def hub() -> str:
     if not re.match(r"https?://[^/]", address):
         raise InputError(f"HF_ENDPOINT must begin with https://, not be {redacted(address)!r:.80}")
     return address
+
+
+def is_page(start: bytes) -> bool:
+    """Tell whether a file that begins like this is a web page."""
+    return _PAGE.match(start) is not None
+
+
+def storage_options(url: str) -> dict[str, Any]:
+    """Return what fsspec needs for this URL: how long to wait, no credentials for buckets."""
+    if url.startswith(("http:", "https:")):
+        from aiohttp import ClientTimeout
+
+        wait = ClientTimeout(total=None, sock_connect=10, sock_read=30)
+        return {"client_kwargs": {"timeout": wait}}
+    if url.startswith("s3:"):
+        wait_s3 = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 2}}
+        return {"anon": True, "config_kwargs": wait_s3}
+    return {}
 
 
 def offline() -> bool:

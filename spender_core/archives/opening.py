@@ -19,7 +19,14 @@ from astropy.io.fits.verify import VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 
 from spender_core.archives.claims import check
-from spender_core.archives.location import is_remote, normal, redacted, require_network
+from spender_core.archives.location import (
+    is_page,
+    is_remote,
+    normal,
+    redacted,
+    require_network,
+    storage_options,
+)
 from spender_core.errors import (
     DamagedFileError,
     FileError,
@@ -41,7 +48,6 @@ _TRANSPORT = ("aiohttp", "aiobotocore", "botocore", "s3fs")
 """Packages whose errors mean that a server could not be reached."""
 
 _URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")
-_PAGE = re.compile(rb"\s*(?:<!doctype\s+html|<html|<head|<\?xml)", re.IGNORECASE)
 _COMPRESSED = {b"BZh": "bzip2", b"PK\x03\x04": "zip", b"\xfd7zXZ": "xz", b"\x1f\x9d": "compress"}
 
 
@@ -183,12 +189,12 @@ def _plain(given: _Window) -> Iterator[_Window]:
     given.seek(0)
     if not start:
         raise DamagedFileError("it is empty")
-    if _PAGE.match(start) and given.remote:
+    if is_page(start) and given.remote:
         raise DamagedFileError(
             "the server sent a web page instead of a FITS file: it may ask for a login, or the "
             "address may be wrong; open it in a browser"
         )
-    if _PAGE.match(start):
+    if is_page(start):
         raise DamagedFileError("it is a web page that was saved in place of a FITS file")
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
@@ -223,16 +229,6 @@ def _access(filesystem: Any, path: str) -> dict[str, Any]:
         return blocks if "s3" in filesystem.protocol else {}
     info = filesystem.info(path)
     return blocks | {"size": info["size"]} if info.get("partial") else {"block_size": 0}
-
-
-def storage_options(url: str) -> dict[str, Any]:
-    """Return what fsspec needs for this URL: how long to wait, no credentials for buckets."""
-    if url.startswith(("http:", "https:")):
-        from aiohttp import ClientTimeout
-
-        wait = ClientTimeout(total=None, sock_connect=10, sock_read=30)
-        return {"client_kwargs": {"timeout": wait}}
-    return {"anon": True} if url.startswith("s3:") else {}
 
 
 @contextmanager

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from spender_core.archives import cache, transport
-from spender_core.archives.location import Wanted, redacted
+from spender_core.archives.location import Wanted, redacted, storage_options
 from spender_core.archives.writing import file_sha256, settle
 from spender_core.errors import (
     FileError,
@@ -22,12 +21,6 @@ from spender_core.errors import (
     SpenderError,
     WeightsError,
 )
-
-_BUCKET: dict[str, Any] = {
-    "anon": True,
-    "config_kwargs": {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 2}},
-}
-"""A public bucket, and how long to wait for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -142,7 +135,7 @@ def _from_store(source: str, part: Path) -> None:
     import fsspec
 
     try:
-        filesystem, path = fsspec.url_to_fs(source, **_BUCKET)
+        filesystem, path = fsspec.url_to_fs(source, **storage_options(source))
         filesystem.get_file(path, str(part))
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no file {redacted(source)}") from error

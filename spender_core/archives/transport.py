@@ -23,7 +23,7 @@ from typing import Any
 import urllib3
 
 from spender_core.archives.asking import Conversation, PassingError, Reply, Session
-from spender_core.archives.location import redacted
+from spender_core.archives.location import is_page, redacted
 from spender_core.archives.writing import free_space
 from spender_core.errors import FileError, InputError, MissingFileError, OfflineError, SpenderError
 from spender_core.records import printable
@@ -38,7 +38,6 @@ LARGEST = 50 << 30
 """Bytes beyond which no body is taken for weights."""
 
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
-_PAGE = re.compile(rb"\s*(<!doctype\s+html|<html|<head|<\?xml[^>]*>\s*<!doctype\s+html)", re.I)
 _log = logging.getLogger(__name__)
 
 Report = Callable[[int, int | None], None]
@@ -203,7 +202,7 @@ def _watched(
             raise PassingError(f"{error}, {_of(size, total)}", error.wait, error.tries) from None
         if not piece:
             break
-        if first and size == 0 and (page or _PAGE.match(piece)):
+        if first and size == 0 and (page or is_page(piece)):
             raise PassingError(f"the server sent a web page instead{_title(piece)}", tries=1)
         first = False
         size += len(piece)

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from spender_core.archives.location import is_page
 from spender_core.errors import WeightsError
 from spender_core.records import printable
 
@@ -37,7 +38,6 @@ _CONTENTS = (
     (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
     (b"\x80", "is a bare pickle, which could run code"),
 )
-_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def content_of(head: bytes) -> str:
     for magic, content in _CONTENTS:
         if head.startswith(magic):
             return f"it {content}"
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGES):
+    if is_page(head):
         return "it is a web page: the address does not give the file itself, or needs a login"
     return ""
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator
 
 import boto3
 import pytest
 from botocore import UNSIGNED
 from botocore.client import Config
-from moto.server import ThreadedMotoServer
+from stores import public_bucket
 
 from spender_core.archives.download import fetch
 from spender_core.errors import MissingFileError, OfflineError
@@ -23,17 +22,8 @@ GONE = "https://no-such-host.invalid/model.bin"
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
     """Address of a store with a public bucket of models."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
-    client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
-    client.create_bucket(Bucket="mirror", ACL="public-read")
-    client.put_object(Bucket="mirror", Key="models/model.bin", Body=CONTENT, ACL="public-read")
-    yield url
-    server.stop()
+    with public_bucket("mirror", {"models/model.bin": CONTENT}) as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import fsspec
 import numpy as np
 import pytest
 from astropy.io import fits
-from moto.server import ThreadedMotoServer
+from stores import public_bucket
 
 from spender_core.archives.opening import open_fits
 from spender_core.errors import FileError, MissingFileError, OfflineError, SpenderError
@@ -24,19 +22,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a store with a public bucket that holds a large file and a damaged one."""
     path = tmp_path_factory.mktemp("files") / "large.fits"
     fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(VALUES, name="LARGE")]).writeto(path)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
-    client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
-    client.create_bucket(Bucket="desidata", ACL="public-read")
     content = path.read_bytes()
-    for name, body in {"large.fits": content, "short.fits": content[: len(content) // 2]}.items():
-        client.put_object(Bucket="desidata", Key=name, Body=body, ACL="public-read")
-    yield url
-    server.stop()
+    files = {"large.fits": content, "short.fits": content[: len(content) // 2]}
+    with public_bucket("desidata", files) as url:
+        yield url
 
 
 @pytest.fixture(params=["s3", "http"])
