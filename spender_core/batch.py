@@ -169,7 +169,8 @@ class SpectrumBatch:
         flux, ivar = (tensor.detach() for tensor in (self.flux, self.ivar))
         if not all_finite(flux):
             self._refuse("flux must be finite; set masked pixels to 0 with ivar 0", flux.isfinite())
-        if not all_finite(ivar) or bool((ivar < 0).any()):
+        least, most = ivar.aminmax() if ivar.numel() else (0, 0)
+        if not bool((least >= 0) & (most < torch.inf)):
             good = (ivar >= 0) & ivar.isfinite()
             self._refuse("ivar must be finite and >= 0; use 0 for masked pixels", good)
         columns = {

@@ -21,6 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+SEEDS = 2**31 - 1
+"""Largest seed: streams of random numbers derive others from it, of 64 bits."""
+
 Files = Annotated[list[str], typer.Argument(help="Files of spectra, paths or URLs.")]
 ModelOption = Annotated[
     str | None,
@@ -29,6 +32,19 @@ ModelOption = Annotated[
 All = Annotated[
     bool, typer.Option("--all", help="Keep spectra that fail the survey's quality cuts.")
 ]
+Refine = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Steps from the encoder's latents to those that fit each spectrum best; try 6."
+    ),
+]
+
+
+CORNERLESS = {
+    "z": "z", "most": "most", "everything": "all", "per_page": "per-page", "zoom": "zoom",
+    "rest": "rest", "smooth": "smooth", "refine": "refine",
+}  # fmt: skip
+"""Options of `plot` that mean nothing to pictures of latents."""
 
 
 @app.callback()
@@ -70,13 +86,13 @@ def _never_fail_to_print() -> None:
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The picture.")] = Path(
-        "spender-demo.png"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The picture; another, of latents, beside it.")
+    ] = Path("spender-demo.png"),
     number: Annotated[
         int, typer.Option("--number", "-n", min=1, help="Spectra of each instrument.")
     ] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the mock galaxies.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=SEEDS, help="Seed of the mocks.")] = 1,
 ) -> None:
     """Encode and reconstruct mock galaxies with the embedded models; needs no data."""
     from spender_core.cli.demo import run
@@ -201,23 +217,180 @@ def encode(
         Path | None,
         typer.Option(help="Table of the files that could not be read: .ecsv, .fits or .csv."),
     ] = None,
+    refine: Refine = 0,
 ) -> None:
     """Encode the spectra of files: latents and reduced chi square, to a table."""
     from spender_core.cli.encode import run
 
-    run(files, output, model, everything, device, failures)
+    run(files, output, model, everything, device, failures, refine)
 
 
 @app.command()
 def plot(
-    file: Annotated[str, typer.Argument(help="A file of spectra, path or URL.")],
+    context: typer.Context,
+    files: Files,
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture: .png, .pdf or .svg.")],
     model: ModelOption = None,
     z: Annotated[float | None, typer.Option("--z", help="Redshift of spectra without one.")] = None,
-    most: Annotated[int, typer.Option(min=1, help="Spectra to draw at most.")] = 6,
+    most: Annotated[int, typer.Option(min=1, help="Spectra of each file to draw at most.")] = 6,
+    everything: All = False,
+    per_page: Annotated[
+        int | None,
+        typer.Option(min=1, help="Spectra on a page. Default: 3 in a .pdf, else 6 in a file."),
+    ] = None,
+    zoom: Annotated[
+        str, typer.Option(help="Enlarge, e.g. 'Hα, [O III], 4000 break, 4861:80' (restframe Å).")
+    ] = "",
+    rest: Annotated[
+        bool, typer.Option("--rest", help="Restframe, with the model beyond the observed range.")
+    ] = False,
+    smooth: Annotated[
+        str, typer.Option(help="Smooth by a Gaussian, σ in pixels (3) or km/s (150km/s).")
+    ] = "",
+    style: Annotated[str, typer.Option(help="paper, column, talk or screen.")] = "paper",
+    dpi: Annotated[int | None, typer.Option(min=30, max=600, help="Of a .png.")] = None,
+    refine: Refine = 0,
+    corner: Annotated[
+        bool, typer.Option("--corner", help="Draw latents: files are tables of spender encode.")
+    ] = False,
+    colour: Annotated[
+        str, typer.Option(help="With --corner: colour objects by a column, e.g. z.")
+    ] = "",
+) -> None:
+    """Draw the spectra of files with their reconstructions and residuals, or their latents."""
+    from spender_core.cli import corners, draw
+    from spender_core.errors import InputError
+
+    if corner:
+        ignored = [
+            f"--{CORNERLESS[name]}"
+            for name in CORNERLESS
+            if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+        ]
+        if ignored:
+            raise InputError(
+                f"{', '.join(ignored)} goes with pictures of spectra, not with --corner, which "
+                "draws the latents of tables"
+            )
+        corners.run(corners.Request(files, model, colour, style, dpi), output)
+        return
+    if colour:
+        raise InputError("--colour goes with --corner, which draws latents")
+    request = draw.Request(
+        files=files,
+        model=model,
+        z=z,
+        most=most,
+        everything=everything,
+        per_page=per_page,
+        zoom=zoom,
+        rest=rest,
+        smooth=smooth,
+        style=style,
+        dpi=dpi,
+        refine=refine,
+    )
+    draw.run(request, output)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model: its name, path or URL.")],
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Files of real spectra to judge it on too.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path(
+        "spender-report"
+    ),
+    instrument: Annotated[
+        str | None, typer.Option(help="Which of the model's instruments. Default: its first.")
+    ] = None,
+    mocks: Annotated[
+        int | None,
+        typer.Option(min=0, help="Number of mocks. Default: all of --mock-file, else 1000."),
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="Folder of stellar populations. Default: parametric ones.")
+    ] = None,
+    conditions: Annotated[
+        list[str] | None,
+        typer.Option(help="A file to take noise, masks and LSF from; can be repeated."),
+    ] = None,
+    pca: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="Components of the PCA beside it; can be repeated, 0 for none."),
+    ] = None,
+    mock_file: Annotated[
+        Path | None, typer.Option(help="Mocks of `spender mock`, with truth, instead of new ones.")
+    ] = None,
+    refine: Refine = 0,
+    seed: Annotated[int, typer.Option(min=0, max=SEEDS, help="Seed of the mocks.")] = 0,
     everything: All = False,
 ) -> None:
-    """Draw the spectra of a file with their reconstructions and residuals."""
-    from spender_core.cli.draw import run
+    """Judge a model on mocks that know the truth, and on real spectra; write a report."""
+    from spender_core.cli.evaluate import Request, run
 
-    run(file, output, model, z, most, everything)
+    run(
+        Request(
+            model=model,
+            instrument=instrument,
+            files=files or [],
+            mocks=mocks,
+            templates=templates,
+            conditions=conditions or [],
+            pca=[6] if pca is None else pca,
+            refine=refine,
+            seed=seed,
+            mock_file=mock_file,
+            everything=everything,
+        ),
+        output,
+    )
+
+
+@app.command()
+def mock(
+    instrument: Annotated[str, typer.Argument(help="Name of the instrument.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write: .fits or .parquet.")
+    ] = Path("mocks.fits"),
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Number of spectra.")] = 1000,
+    what: Annotated[
+        str, typer.Option(help="galaxies, quasars, stars, or mixed: all of them.")
+    ] = "galaxies",
+    templates: Annotated[
+        Path | None,
+        typer.Option(help="Folder of redmonster's and redrock's templates. Default: parametric."),
+    ] = None,
+    conditions: Annotated[
+        list[str] | None,
+        typer.Option(help="A file to take noise, masks and LSF from; can be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=SEEDS, help="Seed of everything random.")] = 0,
+    snr: Annotated[
+        tuple[float, float] | None, typer.Option(help="Lowest and highest S/N a pixel.")
+    ] = None,
+    z: Annotated[
+        tuple[float, float] | None, typer.Option(help="Lowest and highest redshift.")
+    ] = None,
+    truth: Annotated[
+        bool, typer.Option(help="Write what the spectra are without noise, and made from.")
+    ] = True,
+) -> None:
+    """Write a file of mock spectra of an instrument, with the truth beside."""
+    from spender_core.cli.mock import Request, run
+
+    run(
+        Request(
+            instrument=instrument,
+            number=number,
+            what=what,
+            templates=templates,
+            conditions=conditions or [],
+            seed=seed,
+            snr=snr,
+            z=z,
+            truth=truth,
+        ),
+        output,
+    )

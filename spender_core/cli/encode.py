@@ -34,6 +34,7 @@ class _Done:
     broken: dict[str, SpenderError] = field(default_factory=dict)
     """Why an instrument has no model, by its name."""
     files: int = 0
+    refine: int = 0
 
 
 def run(
@@ -43,6 +44,7 @@ def run(
     everything: bool,
     device: str,
     failures: Path | None = None,
+    refine: int = 0,
 ) -> None:
     """Encode the files, write or print the table, and list what could not be used.
 
@@ -51,7 +53,7 @@ def run(
     _check(files, output, wanted, failures)
     models = Models(wanted, device)
     models.check()
-    done = _Done()
+    done = _Done(refine=refine)
     stopped: BaseException | None = None
     try:
         for file in files:
@@ -116,7 +118,8 @@ def _take(file: str, models: Models, everything: bool, done: _Done) -> None:
         return
     batch = content.batch[content.rows]
     try:
-        done.rows += _rows(shown, batch, model.card, encode(model, batch))
+        result = encode(model, batch, refine=done.refine)
+        done.rows += _rows(shown, batch, model.card, result, bool(done.refine))
     except SpenderError as error:
         done.unused.append((shown, str(error)))
 
@@ -127,7 +130,7 @@ def _deliver(done: _Done, output: Path | None, failures: Path | None) -> list[Ba
     written = False
     if done.rows and output:
         try:
-            _write(done.rows, output)
+            _write(done.rows, output, done.refine)
             written = True
         except Exception as error:
             problems.append(error)
@@ -153,8 +156,9 @@ def _tell(problems: Sequence[BaseException]) -> None:
 
 
 def _rows(
-    file: str, batch: SpectrumBatch, card: ModelCard | None, result: Encoded
+    file: str, batch: SpectrumBatch, card: ModelCard | None, result: Encoded, refine: bool
 ) -> list[dict[str, Any]]:
+    refined = result.reached & ~batch.z.cpu().isnan()
     return [
         {
             "file": file,
@@ -166,6 +170,7 @@ def _rows(
             "zerr": float(batch.zerr[row]),
             "snr": float(batch.snr[row]),
             "chi2": float(result.chi2[row]),
+            **({"refined": bool(refined[row])} if refine else {}),
             "latents": result.latents[row].numpy(),
             "norm": float(batch.norm[row]),
             "flags": int(batch.flags[row]),
@@ -206,7 +211,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     print_table(("object", "z", "S/N", "reduced chi2", "latents", "remark"), shown)
 
 
-def _write(rows: list[dict[str, Any]], output: Path) -> None:
+def _write(rows: list[dict[str, Any]], output: Path, refine: int = 0) -> None:
     """Write the table, whole or not at all: ids by their names, latents as s_0, s_1, ..."""
     from astropy.table import Table
 
@@ -226,6 +231,8 @@ def _write(rows: list[dict[str, Any]], output: Path) -> None:
         columns = {name: _ascii(values) for name, values in columns.items()}
     table = Table(columns)
     table.meta["chi2"] = "reduced chi square with fitted amplitude; NaN where z is unknown"
+    if refine:
+        table.meta["refine"] = refine
     with replacing(output) as temporary:
         if output.suffix == ".parquet":
             _write_parquet(table, temporary)

@@ -114,13 +114,14 @@ class Encoded:
 
 
 @torch.inference_mode()
-def encode(model: Model, batch: SpectrumBatch, keep: bool = False) -> Encoded:
+def encode(model: Model, batch: SpectrumBatch, keep: bool = False, refine: int = 0) -> Encoded:
     """Encode a batch in chunks; reconstruct what has a redshift, with fitted amplitude.
 
     Args:
         model: The model.
         batch: Spectra of one of its instruments.
         keep: Keep the reconstructions.
+        refine: Steps from the encoder's latents to those that fit best, where z is known.
     """
     device = next(model.parameters()).device
     reached = batch.z.cpu().isnan() | model.reaches(batch.z, batch.instrument)
@@ -136,7 +137,8 @@ def encode(model: Model, batch: SpectrumBatch, keep: bool = False) -> Encoded:
         part = part[known]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RedshiftRangeWarning)  # `remark` tells it
-            result = model.reconstruct(part, s=s[known], normalize=True)
+            result = model.reconstruct(part, s=s[known], normalize=True, refine=refine)
+        latents[-1][known.cpu()] = result.latents.cpu()
         weight = part.ivar * result.valid
         values = losses.reduced_chi2(part.flux, weight, result.observed, s.shape[1] + 1)
         chi2[start + known.cpu()] = values.cpu().float()

@@ -3,6 +3,7 @@
 from spender_core.interfaces.flow import Flow
 from spender_core.interfaces.instrument import Instrument
 from spender_core.interfaces.loader import Loader, Source
-from spender_core.interfaces.model import Model, Reconstruction
+from spender_core.interfaces.model import Model
+from spender_core.interfaces.reconstruction import Reconstruction
 
 __all__ = ["Flow", "Instrument", "Loader", "Model", "Reconstruction", "Source"]

@@ -216,10 +216,10 @@ class Instrument(ABC):
         """Mask and normalise spectra that a loader has read, and complete their flags."""
         ivar = raw.ivar
         if self.mask is not None:
-            ivar = ivar.masked_fill(torch.from_numpy(self.mask).to(ivar.device), 0)
+            ivar = ivar * torch.from_numpy(~self.mask).to(ivar)
         norm, used_rms = self._norm(raw.flux, ivar, raw.z)
         flags = raw.flags.clone()
-        share = (ivar > 0).sum(dim=1) / ivar.shape[1]
+        share = ivar.sign().sum(dim=1) / ivar.shape[1]
         conditions = {
             Flag.NORM_RMS: used_rms,
             Flag.NO_Z: raw.z.isnan(),

@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spender_core.archives.opening import reading
 from spender_core.batch import SpectrumBatch
@@ -29,6 +30,29 @@ class Source:
     rows: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class FileConditions:
+    """What a file tells of how its spectra were taken, row by row as `Loader.load` reads them.
+
+    Mock surveys are made from it (`spender_core.datasets.mock.conditions`). Arrays are on the
+    instrument's grid; a value that the file lacks is NaN.
+
+    Attributes:
+        equal_light: Flux of an object whose photons would double the variance, shape (N, L),
+            1e-17 erg/s/cm2/Angstrom. Where photons of the sky are all the noise, it is the
+            flux of the sky.
+        sigma: Standard deviation of a Gaussian line spread function, shape (N, L), pixels.
+        resolution: Or the line spread function itself, shape (N, K, L), K odd: element k of
+            column j is the share of pixel j that falls into pixel j + k - K // 2.
+        seams: Wavelengths at which the arms of the spectrograph meet, Angstrom.
+    """
+
+    equal_light: NDArray[np.float64]
+    sigma: NDArray[np.float64] | None = None
+    resolution: NDArray[np.float64] | None = None
+    seams: tuple[float, ...] = ()
+
+
 def _guarded(method: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
     """Return a method that raises nothing but a SpenderError, which names the file."""
 
@@ -45,13 +69,13 @@ class Loader(ABC):
 
     Masking of sky lines, normalisation and quality cuts are done by `Instrument.read`.
 
-    Whatever `recognises` and `load` raise of a damaged file becomes a `FileError` that names
-    it, so an implementation need not foresee how files can be damaged.
+    Whatever `recognises`, `load` and `conditions` raise of a damaged file becomes a `FileError`
+    that names it, so an implementation need not foresee how files can be damaged.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in ("recognises", "load"):
+        for name in ("recognises", "load", "conditions"):
             if name in vars(cls):
                 setattr(cls, name, _guarded(vars(cls)[name]))
 
@@ -100,4 +124,14 @@ class Loader(ABC):
         raise InputError(
             f"{type(self).__name__} knows no archive, so it cannot find ids such as {ids[0]!r}; "
             "give paths or URLs of files"
+        )
+
+    def conditions(self, url: str) -> FileConditions:
+        """Return what a file tells of how its spectra were taken, beyond their ivar.
+
+        Optional: mocks of an instrument without it have parametric noise.
+        """
+        raise InputError(
+            f"{type(self).__name__} does not read how the spectra of a file were taken; make mocks "
+            "with Conditions.parametric instead"
         )

@@ -5,10 +5,8 @@ Shapes: B spectra, L observed pixels, R restframe pixels, S latents.
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -20,33 +18,16 @@ from spender_core.batch import SpectrumBatch, as_tensor
 from spender_core.errors import (
     GridError,
     InputError,
-    RedshiftError,
-    RedshiftRangeWarning,
     UnknownNameError,
 )
 from spender_core.grid import Grid, as_grid
 from spender_core.interfaces.instrument import Instrument
+from spender_core.interfaces.reconstruction import Reconstruction
+from spender_core.interfaces.redshifts import check_redshifts, known_redshifts, redshifts
+from spender_core.interfaces.refining import refined
 from spender_core.ops.normalize import amplitude
 from spender_core.ops.redshift import redshift
 from spender_core.records import ModelCard
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """What a model makes of a batch.
-
-    Attributes:
-        latents: Shape (B, S).
-        restframe: Spectra on `model.wave_rest`, shape (B, R).
-        observed: As the instrument would see them, shape (B, L).
-        valid: Where the model reaches, bool (B, L). Elsewhere it counts as 0, before the
-            LSF and the calibration.
-    """
-
-    latents: Tensor
-    restframe: Tensor
-    observed: Tensor
-    valid: Tensor
 
 
 class Model(nn.Module, ABC):
@@ -90,6 +71,10 @@ class Model(nn.Module, ABC):
     def encode_flux(self, flux_BL: Tensor, instrument: str) -> Tensor:
         """Encode normalised spectra (B, L) of a served instrument to latents (B, S)."""
 
+    def encode_weighted(self, flux_BL: Tensor, ivar_BL: Tensor, instrument: str) -> Tensor:
+        """Encode spectra whose inverse variances (B, L) are known; by default they are not used."""
+        return self.encode_flux(flux_BL, instrument)
+
     @abstractmethod
     def decode(self, s_BS: Tensor) -> Tensor:
         """Decode latents (B, S) to restframe spectra (B, R) on `wave_rest`."""
@@ -109,15 +94,35 @@ class Model(nn.Module, ABC):
         """Restframe wavelengths, shape (R,), vacuum Angstrom, float64 on the host."""
         return torch.tensor(self.rest.wave)
 
-    def encode(self, spectra: SpectrumBatch | Tensor, instrument: Any = None) -> Tensor:
+    def encode(
+        self,
+        spectra: SpectrumBatch | Tensor,
+        instrument: Any = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Encode a batch, or normalised spectra (B, L), to latents (B, S). Needs no z.
 
         A batch is moved to the model's device and type; a tensor must be there.
+
+        Args:
+            spectra: A batch, or normalised spectra (B, L).
+            instrument: Name or object; that of the batch, or the model's own, by default.
+            weights: Inverse variances (B, L), for models that use them; those of the batch
+                by default.
         """
-        flux_BL, observer = self._input(self._at_home(spectra), instrument)
+        spectra = self._at_home(spectra)
+        flux_BL, observer = self._input(spectra, instrument)
         if observer.name not in self.instruments:
             raise UnknownNameError("encoder for an instrument", observer.name, self.instruments)
-        return self.encode_flux(flux_BL, observer.name)
+        if weights is None and isinstance(spectra, SpectrumBatch):
+            weights = spectra.ivar
+        if weights is None:
+            return self.encode_flux(flux_BL, observer.name)
+        if weights.shape != flux_BL.shape:
+            raise InputError(
+                f"weights have shape {tuple(weights.shape)}, the spectra {tuple(flux_BL.shape)}"
+            )
+        return self.encode_weighted(flux_BL, weights, observer.name)
 
     def transform(
         self, x_BR: Tensor, instrument: Any = None, z: Any = None
@@ -141,7 +146,7 @@ class Model(nn.Module, ABC):
                 f"restframe spectra must have shape (B, {self.rest.size}), got {tuple(x_BR.shape)}"
             )
         observer = self._observer(instrument)
-        z_B = self._redshifts(z, x_BR)
+        z_B = redshifts(z, x_BR)
         wave_L = self._wave(observer.name, observer.grid, x_BR.device)
         rest_R = self._wave("", self.rest, x_BR.device)
         y_BL, valid_BL = redshift(x_BR, rest_R, wave_L, z_B)
@@ -159,6 +164,7 @@ class Model(nn.Module, ABC):
         s: Tensor | None = None,
         normalize: bool = False,
         weights: Tensor | None = None,
+        refine: int = 0,
     ) -> Reconstruction:
         """Encode spectra, decode them, and observe the result.
 
@@ -169,22 +175,27 @@ class Model(nn.Module, ABC):
             s: Latents (B, S) to use instead of encoding.
             normalize: Scale each model to fit its spectrum best.
             weights: Inverse variances (B, L) for that fit; those of the batch, or 1.
+            refine: Steps of least squares from the encoder's latents towards those that fit
+                each spectrum best (`refining.refined`); amplitudes are then fitted too.
 
         Warns:
             RedshiftRangeWarning: A redshift is outside of the `z_range` of the model's card.
 
         Raises:
+            InputError: refine is negative, or shapes do not fit.
             RedshiftError: A redshift is unknown, or so large that the model reaches no pixel
                 of the spectrum; the message names the spectra.
         """
+        if refine < 0:
+            raise InputError(f"refine is a number of steps, 0 or more, not {refine}")
         spectra = self._at_home(spectra)
         flux_BL, observer = self._input(spectra, instrument)
         batch = spectra if isinstance(spectra, SpectrumBatch) else None
         if z is None and batch is not None:
-            z = _known_redshifts(batch)
+            z = known_redshifts(batch)
         if z is not None:
-            self._check_redshifts(self._redshifts(z, flux_BL), observer, batch)
-        return self._reconstruct(spectra, instrument, z, s, normalize, weights)
+            check_redshifts(self, redshifts(z, flux_BL), observer, batch)
+        return self._reconstruct(spectra, instrument, z, s, normalize, weights, refine)
 
     def _reconstruct(
         self,
@@ -194,11 +205,12 @@ class Model(nn.Module, ABC):
         s: Tensor | None,
         normalize: bool,
         weights: Tensor | None,
+        refine: int = 0,
     ) -> Reconstruction:
         """Do what `reconstruct` says, at any redshift."""
         flux_BL, observer = self._input(spectra, instrument)
         if isinstance(spectra, SpectrumBatch):
-            z = _known_redshifts(spectra) if z is None else z
+            z = known_redshifts(spectra) if z is None else z
             weights = spectra.ivar if weights is None else weights
         if weights is not None and weights.shape != flux_BL.shape:
             raise InputError(
@@ -206,11 +218,16 @@ class Model(nn.Module, ABC):
             )
         if s is not None and len(s) != len(flux_BL):
             raise InputError(f"{len(s)} latents for {len(flux_BL)} spectra")
-        s_BS = self.encode(flux_BL, observer) if s is None else s
+        s_BS = self.encode(flux_BL, observer, weights) if s is None else s
         x_BR = self.decode(s_BS)
         y_BL, valid_BL = self.transform(x_BR, observer, z)
-        if normalize:
-            w_BL = torch.ones_like(flux_BL) if weights is None else weights
+        w_BL = torch.ones_like(flux_BL) if weights is None else weights
+        if refine:
+            z_B = redshifts(z, x_BR)
+            s_BS = refined(self, flux_BL, w_BL * valid_BL, observer, z_B, s_BS, refine)
+            x_BR = self.decode(s_BS)
+            y_BL, valid_BL = self.transform(x_BR, observer, z)
+        if normalize or refine:
             factor_B1 = amplitude(y_BL, flux_BL, w_BL * valid_BL)[:, None]
             x_BR, y_BL = x_BR * factor_B1, y_BL * factor_B1
         return Reconstruction(s_BS, x_BR, y_BL, valid_BL)
@@ -323,67 +340,9 @@ class Model(nn.Module, ABC):
             raise UnknownNameError("instrument of this model", str(instrument), self.instruments)
         return self.instruments[instrument]
 
-    def _redshifts(self, z: Any, x_BR: Tensor) -> Tensor:
-        if z is None:
-            return torch.zeros(len(x_BR), dtype=torch.float64, device=x_BR.device)
-        z_B = as_tensor(z, torch.float64).to(x_BR.device).reshape(-1)
-        if len(z_B) not in (1, len(x_BR)):
-            raise InputError(f"{len(z_B)} redshifts for {len(x_BR)} spectra")
-        if not bool((z_B > -1).all()) or bool(z_B.isinf().any()):
-            rows = (~(z_B > -1) | z_B.isinf()).nonzero()[:, 0].tolist()
-            raise RedshiftError(
-                f"redshifts must be finite and above -1, but rows {rows[:5]} are not; "
-                "leave these spectra out, or encode them without a transform"
-            )
-        return z_B.expand(len(x_BR))
-
-    def _check_redshifts(
-        self, z_B: Tensor, observer: Instrument, batch: SpectrumBatch | None
-    ) -> None:
-        """Warn of redshifts out of the card's range; refuse those that leave nothing to see."""
-        z = z_B.detach().cpu()
-
-        def named(where: Tensor) -> str:
-            rows = where.nonzero()[:, 0].tolist()
-            names = [f"{batch.label(i) if batch else f'row {i}'} (z = {z[i]:.4g})" for i in rows]
-            return f"{len(rows)} of {len(z)} spectra: {', '.join(names[:5])}" + (
-                ", ..." if len(rows) > 5 else ""
-            )
-
-        lost = ~self.reaches(z, observer)
-        if bool(lost.any()):
-            raise RedshiftError(
-                f"the model covers {self.rest.wave[0]:.0f} to {self.rest.wave[-1]:.0f} Angstrom in "
-                f"the restframe, and so reaches no pixel of {named(lost)}. Leave them out, or only "
-                "encode them"
-            )
-        if self.card is None or self.card.z_range is None:
-            return
-        low, high = self.card.z_range
-        outside = (z < low) | (z > high)
-        if bool(outside.any()):
-            warnings.warn(
-                f"the model {self.card.name!r} was made for z of {low:g} to {high:g}; beyond it are "
-                f"{named(outside)}",
-                RedshiftRangeWarning,
-                stacklevel=3,
-            )
-
     def _wave(self, name: str, grid: Grid, device: torch.device) -> Tensor:
         home = torch.device("cpu") if device.type == "mps" else device
         key = (f"{name}:{grid.sha256}", home)
         if key not in self._waves:
             self._waves[key] = torch.tensor(grid.wave, device=home)
         return self._waves[key]
-
-
-def _known_redshifts(batch: SpectrumBatch) -> Tensor:
-    unknown = batch.z.isnan().nonzero()[:, 0].tolist()
-    if unknown:
-        names = ", ".join(batch.label(row) for row in unknown[:5])
-        raise RedshiftError(
-            f"the redshift of {len(unknown)} spectra is unknown: {names}"
-            f"{' ...' if len(unknown) > 5 else ''}. Pass z=, leave them out with "
-            "batch[~batch.z.isnan()], or only encode them"
-        )
-    return batch.z

@@ -35,21 +35,46 @@ def normalization(
     Returns:
         The amplitudes, shape (B,), > 0, and where the median was *not* used, bool (B,).
     """
-    good_BL = ivar_BL > 0
+    median_B = _window_median(flux_BL, ivar_BL, z_B, wave_obs_L, window)
+    usable_B = median_B > 0  # False for NaN
+    if bool(usable_B.all()):
+        return median_B, ~usable_B
+    return torch.where(usable_B, median_B, _rms(flux_BL, ivar_BL > 0)), ~usable_B
+
+
+def _window_median(
+    flux_BL: Tensor, ivar_BL: Tensor, z_B: Tensor, wave_obs_L: Tensor, window: tuple[float, float]
+) -> Tensor:
+    """Return medians of the good pixels in a restframe window, shape (B,); NaN if there is none.
+
+    Only the few pixels that can be in the window are looked at.
+    """
     home = coordinate_device(flux_BL.device)
-    rest_BL = wave_obs_L.to(home) / (1 + z_B.to(home, torch.float64)[:, None])
-    inside_BL = ((rest_BL > window[0]) & (rest_BL < window[1])).to(flux_BL.device)
-    windowed_BL = flux_BL.masked_fill(~(inside_BL & good_BL), float("nan"))
-    median_B = windowed_BL.nanmedian(dim=1).values
+    obs_L, stretch_B1 = wave_obs_L.to(home), 1 + z_B.to(home, torch.float64)[:, None]
+    # one pixel more on either side; what is inside is decided below, without rounding
+    ends_B2 = torch.searchsorted(obs_L, torch.tensor(window, device=home).double() * stretch_B1)
+    first_B1 = (ends_B2[:, :1] - 1).clamp(0, len(obs_L) - 1)
+    most = int((ends_B2[:, 1:] + 1 - first_B1).clamp(1, len(obs_L)).max()) if len(z_B) else 1
+    pixel_BW = first_B1 + torch.arange(most, device=home)
+    inside_BW = pixel_BW < len(obs_L)
+    pixel_BW.clamp_(max=len(obs_L) - 1)
+    rest_BW = obs_L[pixel_BW] / stretch_B1
+    inside_BW &= (rest_BW > window[0]) & (rest_BW < window[1])
+    pixel_BW, inside_BW = (t.to(flux_BL.device) for t in (pixel_BW, inside_BW))
+    lost_BW = ~(inside_BW & (ivar_BL.gather(1, pixel_BW) > 0))
+    windowed_BW = flux_BL.gather(1, pixel_BW).masked_fill(lost_BW, float("nan"))
+    return windowed_BW.nanmedian(dim=1).values
+
+
+def _rms(flux_BL: Tensor, good_BL: Tensor) -> Tensor:
+    """Return the RMS of the good pixels, shape (B,); 1 where it is 0."""
     count_B = good_BL.sum(dim=1).clamp(min=1)
     # in units of the brightest pixel, so that squares neither overflow nor underflow
     peak_B = flux_BL.abs().masked_fill(~good_BL, 0).amax(dim=1)
     peak_B = torch.where(peak_B > 0, peak_B, torch.ones_like(peak_B))
     square_B = (flux_BL / peak_B[:, None]).masked_fill(~good_BL, 0).square().sum(dim=1)
     rms_B = peak_B * (square_B / count_B).sqrt()
-    rms_B = torch.where(rms_B > 0, rms_B, torch.ones_like(rms_B))
-    usable_B = median_B > 0  # False for NaN
-    return torch.where(usable_B, median_B, rms_B), ~usable_B
+    return torch.where(rms_B > 0, rms_B, torch.ones_like(rms_B))
 
 
 def amplitude(model_BL: Tensor, flux_BL: Tensor, weight_BL: Tensor) -> Tensor:

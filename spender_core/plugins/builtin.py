@@ -16,6 +16,11 @@ def spender_architectures() -> list[ArchitectureSpec]:
             description="Encoder with attention, MLP decoder (Melchior et al. 2023)",
         ),
         ArchitectureSpec(
+            name="weighted_autoencoder",
+            target="spender_core.nn.weighted:WeightedAutoencoder",
+            description="Strided encoder of flux and inverse variance, MLP decoder",
+        ),
+        ArchitectureSpec(
             name="maf",
             target="spender_core.nn.flow:MaskedAutoregressiveFlow",
             description="Masked autoregressive flow of the latents (Liang et al. 2023)",

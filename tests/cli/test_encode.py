@@ -20,7 +20,7 @@ Spender = Callable[..., Any]
 Check = Callable[..., None]
 Writer = Callable[..., Path]
 
-LATENTS = [f"s_{k}" for k in range(6)]
+LATENTS = [f"s_{k}" for k in range(8)]
 
 
 def read_table(path: Path) -> Table:
@@ -42,7 +42,7 @@ def test_encode_writes_a_table(
     assert ran.err == "2 spectra encoded, 0 not used\n"
     table = read_table(output)
     assert {*LATENTS, "z", "chi2", "snr", "norm", "flags", "remark"} <= set(table.colnames)
-    assert "s_6" not in table.colnames
+    assert "s_8" not in table.colnames
     assert [str(file) for file in table["file"]] == [str(sdss), str(boss)]
     assert [str(name) for name in table["instrument"]] == ["sdss", "boss"]
     assert [str(name) for name in table["model"]] == ["sdss_demo", "boss_demo"]
@@ -232,3 +232,21 @@ def test_a_missing_file_of_weights_is_called_missing(
     assert "there is no file" in ran.err
     assert "absent.pt" in ran.err
     assert "has no card" not in ran.err
+
+
+def test_refined_latents_fit_better(spender: Spender, tmp_path: Path, write_spec: Writer) -> None:
+    spec, unknown = write_spec(tmp_path / "a.fits"), write_spec(tmp_path / "b.fits", Z=np.nan)
+    tables = []
+    for steps in ("0", "6"):
+        output = tmp_path / f"{steps}.fits"
+        assert spender("encode", spec, unknown, "--all", "--refine", steps, "-o", output).code == 0
+        tables.append(Table.read(output))
+    plain, refined = tables
+    assert "refined" not in plain.colnames
+    assert "REFINE" not in plain.meta
+    assert refined["refined"].tolist() == [True, False]
+    assert refined.meta["REFINE"] == 6
+    assert refined["chi2"][0] < plain["chi2"][0]
+    assert any(refined[name][0] != plain[name][0] for name in LATENTS)
+    for name in LATENTS:  # without a redshift there is nothing to refine by
+        assert refined[name][1] == plain[name][1]

@@ -22,7 +22,9 @@ from spender_core.archives.tables import column, names, whole_numbers
 from spender_core.batch import Flag, SpectrumBatch
 from spender_core.errors import DamagedFileError, FileError, InputError, MissingFileError
 from spender_core.interfaces import Loader, Source
+from spender_core.interfaces.loader import FileConditions
 from spender_desi.coadd import GRID, Camera, broken_pixels, coadd_cameras
+from spender_desi.conditions import read_conditions
 
 MIN_IVAR = 1e-6
 """Pixels with less inverse variance than this, in archive units, count as masked."""
@@ -82,6 +84,13 @@ class CoaddLoader(Loader):
             instrument="desi",
             flags=flags | z_flags,
         )
+
+    def conditions(self, url: str) -> FileConditions:
+        """Return the resolution matrices of a coadd file, joined over the cameras."""
+        with open_fits(url) as hdus:
+            _refuse_others(url, hdus)
+            _check_shapes(hdus)
+            return read_conditions({name: _camera(hdus, name) for name in CAMERAS}, hdus)
 
     def _ids(self, header: fits.Header, fibermap: fits.BinTableHDU) -> NDArray[np.void]:
         targets = column(fibermap, "TARGETID", "iu")

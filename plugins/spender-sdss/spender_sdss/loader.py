@@ -24,6 +24,8 @@ from spender_core.batch import Flag, SpectrumBatch
 from spender_core.errors import DamagedFileError, FileError, InputError
 from spender_core.grid import Log
 from spender_core.interfaces import Loader, Source
+from spender_core.interfaces.loader import FileConditions
+from spender_sdss.conditions import read_conditions
 
 MIN_IVAR = 1e-6
 """Pixels with less inverse variance than this, in archive units, count as masked."""
@@ -73,6 +75,13 @@ class SpecLoader(Loader):
                     f"{self.instrument}; read it with registry.instrument({other!r})"
                 )
             return self._spectrum(hdus[1], hdus[2])
+
+    def conditions(self, url: str) -> FileConditions:
+        """Return sky and line spread function of a spec file."""
+        with open_fits(url, contents=False) as hdus:
+            if not _is_spec(hdus):
+                raise FileError(f"{redacted(url)} is not a spec file; see `load`")
+            return read_conditions(hdus[1], self._pixels(hdus[1]), self.grid, self.instrument)
 
     def _spectrum(self, table: fits.BinTableHDU, catalogue: fits.BinTableHDU) -> SpectrumBatch:
         index, values = self._pixels(table), {}
