@@ -57,10 +57,10 @@ def run(output: Path, number: int, seed: int) -> None:
     surveys = _surveys(number, seed)
     rows = [row for survey in surveys for row in _rows(survey, number)]
     print_table(("object", "z", "S/N", "reduced chi2", "latents"), rows)
+    print(f"latents are refined by {REFINE} steps of least squares from those of the encoder")
     figure = plot.overview([_panel(survey) for survey in surveys], _SCREEN)
     save([figure], [output], _SCREEN)
     print(f"{output}: one spectrum of each instrument, its reconstruction, and the truth")
-    print(f"latents are refined by {REFINE} steps of least squares from those of the encoder")
     last = surveys[-1]
     screen = plot.style("screen")
     figure = plot.traversal(last.model, last.latents, percentiles=PERCENTILES, look=screen)

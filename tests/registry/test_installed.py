@@ -36,7 +36,7 @@ def test_every_card_names_a_known_architecture_and_installed_instruments() -> No
     for name in registry.list():
         card = registry.info(name)
         assert card.name == name
-        assert card.architecture in {"maf", "spectrum_autoencoder"}
+        assert card.architecture in {"maf", "spectrum_autoencoder", "weighted_autoencoder"}
         assert card.sha256
         for served in card.instruments:
             assert registry.instrument(served.name).grid.sha256 == served.grid

@@ -57,7 +57,7 @@ def test_what_is_cached_works_with_the_network_cut_off(hub: Hub) -> None:
     fetch(location)
     hub.stop()
     result = cut_off("sdss_demo", "boss_demo", location, str(path))
-    assert result["loaded"] == ["SpectrumAutoencoder"] * 4
+    assert result["loaded"] == ["WeightedAutoencoder"] * 4
     assert result["asked"] == []
     kind, message = result["miss"]
     assert kind == "OfflineError"
@@ -85,5 +85,5 @@ def test_a_shared_cache_that_cannot_be_written_serves(hub: Hub, tmp_path: Path) 
         closed.chmod(0o555)
     home = str(tmp_path / "nowhere")
     result = cut_off(location, SPENDER_HOME=home, SPENDER_SHARED_CACHE=str(cache.home()))
-    assert result["loaded"] == ["SpectrumAutoencoder"]
+    assert result["loaded"] == ["WeightedAutoencoder"]
     assert not list(Path(home).rglob("mine*"))

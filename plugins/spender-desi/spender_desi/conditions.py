@@ -16,7 +16,7 @@ EQUAL_LIGHT = {3900: 5.5, 4400: 5.0, 5000: 4.0, 6000: 3.3, 7000: 2.6, 9000: 2.4}
 """Flux of an object, 1e-17 erg/s/cm2/Angstrom, whose photons double the variance, by wavelength
 in Angstrom. Found by fitting 1 / ivar = v (1 + flux / equal_light), in windows of 500 Angstrom,
 to the ten spectra of tile 80693 (EDR; exposures of dark time), with one v for each petal; they
-follow it to 2 to 15 percent. A dark sky of 1.2 an arcsec^2 at 6200 Angstrom gives 2.2 in a fibre
+follow it to 2 to 15 percent. A dark sky of 1.2 an arcsec^2 at 6200 Angstrom gives 2.1 in a fibre
 of 1.5 arcsec, to which detector noise adds."""
 
 SEAMS = (5780.0, 7570.0)

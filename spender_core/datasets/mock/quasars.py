@@ -228,6 +228,7 @@ def _slope(restframe: Tensor) -> Tensor:
 def _read_set(
     file: Path, mean: tuple[float, ...], scatter: tuple[float, ...], least: float, most: float
 ) -> QuasarSet:
+    """Read a basis; beyond the wavelengths from least to most, its last values are repeated."""
     with open_fits(str(file)) as hdus:
         header, basis = hdus[0].header, np.asarray(hdus[0].data, dtype=np.float64)
     if not header.get("LOGLAM", 0) or basis.ndim != 2 or len(basis) != len(mean) + 1:
