@@ -194,8 +194,9 @@ def restframe_figure(mocks: MockResult) -> Figure:
     _band(right, snr, np.geomspace(max(1, snr.min()), snr.max() * 1.001 + 0.01, 13), columns)
     right.set(xscale="log", xlabel="median S/N a pixel")
     _plain_numbers(right, "x", (1, 2, 3, 5, 10, 20, 30, 50, 100))
-    for line, name in zip(right.get_lines(), WINDOWS, strict=False):
-        line.set_label(name)
+    windows = dict(zip(columns, WINDOWS, strict=True))
+    for line in right.get_lines():  # a window that no mock covers has none
+        line.set_label(windows[str(line.get_label())])
     _legend(right, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8,
             columnspacing=1, handlelength=1.5)  # fmt: skip
     for axes in (left, right):
