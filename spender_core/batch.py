@@ -61,7 +61,14 @@ _CAUSES = {
 
 @runtime_checkable
 class SpectrumLSF(Protocol):
-    """A line spread function of each spectrum, as `SpectrumBatch.lsf` carries it."""
+    """A line spread function of each spectrum, as `SpectrumBatch.lsf` carries it.
+
+    `spender_core.line_spread` has those of SDSS and DESI.
+    """
+
+    def __call__(self, y_BL: Tensor) -> Tensor:
+        """Broaden spectra on the pixels of the instrument, shape (B, L), each by its own."""
+        ...
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: Any) -> Self: ...
@@ -90,7 +97,8 @@ class SpectrumBatch:
             (1e-17 erg/s/cm2/Angstrom for SDSS and DESI); 1 if absent.
         ids: Structured numpy array, shape (B,), with the survey's own names.
         instrument: Name of the instrument, or the instrument.
-        lsf: Line spread function of each spectrum (a `SpectrumLSF`), if known.
+        lsf: Line spread function of each spectrum (a `SpectrumLSF`), if known. Models apply it
+            only if their card says so.
         flags: Bits of `Flag`, shape (B,); 0 if absent.
         failures: What could not be read along with these spectra: `errors.Failure` each.
 

@@ -141,7 +141,9 @@ class ModelCard(Record):
     """Redshifts on which the model was trained."""
     lsf: Literal["none", "constant", "per_spectrum"] = "none"
     """Which line spread function the model applies to its restframe spectra. With
-    "none", the restframe already holds the resolution of the training data."""
+    "none", the restframe already holds the resolution of the training data; with "constant", a
+    learned kernel for each instrument is applied; with "per_spectrum", the line spread function
+    of each spectrum (`SpectrumBatch.lsf`), and then kernels if there are any."""
     normalisation: str = "median of good pixels in restframe 5300-5850 Angstrom"
     training: dict[str, Any] = Field(default_factory=dict)
     """What the model was trained on, and how."""

@@ -238,10 +238,6 @@ def _made(card: ModelCard, stored: Stored, wanted: str | None) -> tuple[Instrume
     hint = weights.remedy(card, "Install the plugin that has it.")
     architecture = discovery().get("architecture", card.architecture, hint)
     served = _instruments_of(card, wanted)
-    if card.lsf == "per_spectrum":
-        raise WeightsError(
-            f"{stored.source} needs an LSF of each spectrum, {weights.NO_SPECTRUM_LSF}"
-        )
     absent = {entry.name for entry in card.instruments} - {one.name for one in served}
     stored = stored.without([name for name in stored.shapes if _belongs(name, absent)])
     return served[0], weights.build(import_target(architecture.target), card, stored, served)
@@ -303,7 +299,7 @@ def _published(path: Path) -> ModelCard | None:
 
 
 def _agreeing(card: ModelCard, stored: ModelCard, path: Path) -> ModelCard:
-    for name in ("name", "kind", "architecture", "config", "instruments", "latents"):
+    for name in ("name", "kind", "architecture", "config", "instruments", "latents", "lsf"):
         if getattr(card, name) != getattr(stored, name):
             raise WeightsError(
                 f"{path} says {name} = {getattr(stored, name)!r}, the card of the plugin says "

@@ -147,7 +147,7 @@ def test_a_lazily_exported_name_counts_as_its_module(copied: Path, order: list[s
 
 def test_a_new_module_must_be_listed_and_a_removed_one_not(copied: Path, order: list[str]) -> None:
     (copied / "stowaway.py").write_text('"""Not in the list."""\n', encoding="utf-8")
-    (copied / "losses.py").unlink()
+    shutil.rmtree(copied / "losses")
     found = violations(copied, order)
     assert "stowaway is not listed" in found
     assert "losses is listed and does not exist" in found

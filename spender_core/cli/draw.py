@@ -141,7 +141,7 @@ def _of_file(
 ) -> tuple[list[plot.Panel], int, list[str]]:
     """Return what to draw of a file, how many spectra are left, and why others are not used."""
     instrument = registry.recognise(file)
-    content = read(instrument, file, request.everything)
+    content = read(instrument, file, request.everything, models.use_lsf(instrument))
     unused = [f"{name}: {cause}" for name, cause in content.rejected]
     for told in unused:
         print(printable(f"not used: {told}"), file=sys.stderr)

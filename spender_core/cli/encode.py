@@ -100,7 +100,7 @@ def _take(file: str, models: Models, everything: bool, done: _Done) -> None:
     shown = printable(redacted(file))
     try:
         instrument = registry.recognise(file)
-        content = read(instrument, file, everything)
+        content = read(instrument, file, everything, models.use_lsf(instrument))
     except SpenderError as error:
         done.unused.append((shown, str(error)))
         done.failed.append(Failure(shown, type(error).__name__, printable(str(error))))

@@ -297,7 +297,7 @@ def _real(
             if seen.name != instrument.name:
                 unused.append((name, f"of {seen.name}, not {instrument.name}; see --instrument"))
                 continue
-            content = read(instrument, file, request.everything)
+            content = read(instrument, file, request.everything, model.uses_lsf)
         except SpenderError as error:
             unused.append((name, str(error)))
             continue

@@ -52,6 +52,16 @@ class Models:
             )
         return model
 
+    def use_lsf(self, instrument: Instrument) -> bool:
+        """Tell whether the model needs the line spread functions of spectra.
+
+        False too where it cannot be loaded, which `for_instrument` raises in its turn.
+        """
+        try:
+            return self.for_instrument(instrument).uses_lsf
+        except SpenderError:
+            return False
+
     def _named(self, name: str) -> Model:
         if name not in self._loaded:
             try:
@@ -87,9 +97,9 @@ class Read:
     rejected: list[tuple[str, str]]
 
 
-def read(instrument: Instrument, url: str, everything: bool) -> Read:
+def read(instrument: Instrument, url: str, everything: bool, lsf: bool = False) -> Read:
     """Read a file and tell usable spectra from others, which have a cause each."""
-    batch = instrument.read(url, quality=False)
+    batch = instrument.read(url, quality=False, lsf=lsf)
     rejects = Flag.EMPTY if everything else instrument.rejects
     rows = ((batch.flags & int(rejects)) == 0).nonzero()[:, 0].tolist()
     rejected = [

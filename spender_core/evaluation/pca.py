@@ -155,7 +155,9 @@ class RestframePCA:
         """Return the components as observed, (B, K, L) in float64, and where they reach, (B, L)."""
         repeated = self.components[:size].to(batch.flux).repeat(len(batch), 1)
         redshifts = torch.as_tensor(z).reshape(-1).expand(len(batch)).repeat_interleave(size)
-        y, valid = model.transform(repeated, batch.instrument, redshifts)
+        lsf, rows = model.lsf_of(batch), torch.arange(len(batch)).repeat_interleave(size)
+        each = None if lsf is None else lsf[rows]
+        y, valid = model.transform(repeated, batch.instrument, redshifts, each)
         shape = (len(batch), size, -1)
         return y.reshape(shape).double(), valid.reshape(shape)[:, 0]
 

@@ -29,7 +29,7 @@ from spender_core.errors import (
 )
 from spender_core.grid import Grid
 from spender_core.interfaces.arrays import from_specutils, numbers, onto_grid
-from spender_core.interfaces.loader import Loader, Source
+from spender_core.interfaces.loader import Loader, Source, check_reads_lsf
 from spender_core.ops.normalize import NORM_WINDOW, normalization
 
 _CHUNK = 64
@@ -95,6 +95,7 @@ class Instrument(ABC):
         release: str | None = None,
         quality: bool = True,
         strict: bool = False,
+        lsf: bool = False,
     ) -> SpectrumBatch:
         """Read spectra, by path or by id, masked and normalised.
 
@@ -110,18 +111,24 @@ class Instrument(ABC):
             quality: Apply the survey's quality cuts. False keeps every row; what is
                 wrong with it is in `flags`.
             strict: Raise at the first source that cannot be read.
+            lsf: Read the line spread function of each spectrum too, into `lsf` of the batch.
+                Models need it whose card says `lsf` is "per_spectrum". For DESI it is 5 times as
+                large as the spectra, and otherwise not touched.
 
         Returns:
             The spectra in the order asked for, float32, on the host.
 
         Raises:
-            InputError: There is nothing to read, or an id or `root` is malformed.
+            InputError: There is nothing to read, an id or `root` is malformed, or the
+                loader does not read line spread functions.
             FileError: A file is missing or cannot be used: the only one, each of them, or
                 any of them if `strict`.
             NoSpectraError: No spectrum is left; the message says why.
         """
         sources = self._sources(source, _root(root), release)
-        parts, errors = self._parts(sources, strict or len(sources) == 1)
+        if lsf:
+            check_reads_lsf(self._reader())
+        parts, errors = self._parts(sources, strict or len(sources) == 1, lsf)
         failures = Failures(
             Failure(sources[i][0], type(error).__name__, str(error))
             for i, error in sorted(errors.items())
@@ -140,7 +147,7 @@ class Instrument(ABC):
         return self._cut(batch) if quality else batch
 
     def _parts(
-        self, sources: Sequence[tuple[str, Source]], strict: bool
+        self, sources: Sequence[tuple[str, Source]], strict: bool, lsf: bool
     ) -> tuple[dict[int, SpectrumBatch], dict[int, SpenderError]]:
         """Return what each source gave, or its error, by position; read each file once."""
         files: dict[tuple[str, ...], list[int]] = {}
@@ -150,7 +157,7 @@ class Instrument(ABC):
         errors: dict[int, SpenderError] = {}
         for urls, positions in files.items():
             try:
-                loaded = self._load(urls)
+                loaded = self._load(urls, lsf)
             except SpenderError as error:
                 if strict:
                     raise
@@ -186,7 +193,8 @@ class Instrument(ABC):
             flux: Flux density, shape (M,) or (B, M), any unit, finite where ivar > 0.
             ivar: Its inverse variance, same shape, >= 0; 0 where masked.
             z: Redshifts, a number or shape (B,); NaN or None where unknown.
-            columns: `zerr`, `ids`, `flags` of `SpectrumBatch`.
+            columns: `zerr`, `ids`, `flags` of `SpectrumBatch`; and its `lsf`, on the
+                instrument's grid.
 
         Raises:
             InputError: Shapes or values do not fit.
@@ -283,14 +291,19 @@ class Instrument(ABC):
             raise InputError(f"{self.name} reads no files; bring its spectra in with `batch`")
         return self.loader
 
-    def _load(self, urls: tuple[str, ...]) -> SpectrumBatch:
+    def _load(self, urls: tuple[str, ...], lsf: bool) -> SpectrumBatch:
         """Load the first of these files that exists."""
+        loader = self._reader()
         for url in urls:
             try:
-                return self._reader().load(url)
+                loaded = loader.load_with_lsf(url) if lsf else loader.load(url)
             except MissingFileError:
                 if len(urls) == 1:
                     raise
+                continue
+            if lsf and loaded.lsf is None:
+                raise PluginError(f"{type(loader).__name__}.load_with_lsf gave no lsf")
+            return loaded
         shown = ", ".join(map(redacted, urls))
         raise MissingFileError(f"none of these files exists: {shown}; check the id and the root")
 

@@ -69,13 +69,13 @@ class Loader(ABC):
 
     Masking of sky lines, normalisation and quality cuts are done by `Instrument.read`.
 
-    Whatever `recognises`, `load` and `conditions` raise of a damaged file becomes a `FileError`
+    Whatever `recognises`, `load`, `load_with_lsf` and `conditions` raise of a damaged file becomes a `FileError`
     that names it, so an implementation need not foresee how files can be damaged.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in ("recognises", "load", "conditions"):
+        for name in ("recognises", "load", "load_with_lsf", "conditions"):
             if name in vars(cls):
                 setattr(cls, name, _guarded(vars(cls)[name]))
 
@@ -111,6 +111,20 @@ class Loader(ABC):
             FileError: The file is missing, damaged, or holds no coadded spectra.
         """
 
+    def load_with_lsf(self, url: str) -> SpectrumBatch:
+        """Read what `load` reads, and with it the line spread function of each spectrum.
+
+        Optional: `read(..., lsf=True)` of an instrument without it is refused.
+
+        Returns:
+            What `load` returns, and its `lsf`: a `line_spread.GaussianLSF` or `BandedLSF`, or
+            any other `SpectrumLSF`.
+
+        Raises:
+            FileError: As of `load`; or the file does not tell the line spread function.
+        """
+        raise _no_lsf(self)
+
     def locate(self, ids: Sequence[Any], root: str | None, release: str | None) -> list[Source]:
         """Return where in the survey's archive each id is.
 
@@ -135,3 +149,20 @@ class Loader(ABC):
             f"{type(self).__name__} does not read how the spectra of a file were taken; make mocks "
             "with Conditions.parametric instead"
         )
+
+
+def check_reads_lsf(loader: Loader) -> None:
+    """Check that a loader has the optional method `load_with_lsf`.
+
+    Raises:
+        InputError: It has not.
+    """
+    if type(loader).load_with_lsf is Loader.load_with_lsf:
+        raise _no_lsf(loader)
+
+
+def _no_lsf(loader: Loader) -> InputError:
+    return InputError(
+        f"{type(loader).__name__} does not read line spread functions; read without lsf=True, and "
+        "give them with batch.replace(lsf=...) if they are known otherwise"
+    )

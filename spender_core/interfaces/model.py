@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spender_core import losses
-from spender_core.batch import SpectrumBatch, as_tensor
+from spender_core.batch import SpectrumBatch, SpectrumLSF, as_tensor
 from spender_core.errors import (
     GridError,
     InputError,
@@ -26,7 +26,7 @@ from spender_core.interfaces.reconstruction import Reconstruction
 from spender_core.interfaces.redshifts import check_redshifts, known_redshifts, redshifts
 from spender_core.interfaces.refining import refined
 from spender_core.ops.normalize import amplitude
-from spender_core.ops.redshift import redshift
+from spender_core.ops.resampler import Resampler
 from spender_core.records import ModelCard
 
 
@@ -42,13 +42,21 @@ class Model(nn.Module, ABC):
         instruments: The instruments served; the first is the default one.
         wave_rest: Restframe wavelengths: a `Grid`, or R of them in vacuum Angstrom.
         lsf: For some of the instruments, by name, a module that maps spectra (B, L) to
-            spectra as broadened by the instrument, beyond what the restframe holds.
+            spectra as broadened by the instrument, beyond what the restframe holds, and beyond
+            the line spread function of each spectrum if the model uses that.
         calibration: For some of the instruments, by name, a module that maps
             wavelengths (L,) and spectra (B, L) to calibrated spectra (B, L).
+        conserve_flux: Whether the transform averages restframe pixels over observed ones,
+            instead of interpolating between their centres (`ops.resampler.Resampler`).
     """
 
     card: ModelCard | None = None
     """The card with which the model was loaded."""
+
+    uses_lsf: bool = False
+    """Whether the line spread function of each spectrum is applied to what is reconstructed: the
+    card then says `lsf` is "per_spectrum". Without, the restframe holds the resolution of the
+    data, and applying it would broaden twice."""
 
     def __init__(
         self,
@@ -56,16 +64,21 @@ class Model(nn.Module, ABC):
         wave_rest: Any,
         lsf: Mapping[str, nn.Module] | None = None,
         calibration: Mapping[str, nn.Module] | None = None,
+        conserve_flux: bool = False,
     ) -> None:
         super().__init__()
         if not instruments:
             raise InputError("a model must serve at least one instrument")
+        if not isinstance(conserve_flux, bool):
+            raise InputError(f"conserve_flux is true or false, not {conserve_flux!r:.80}")
         self.instruments = {instrument.name: instrument for instrument in instruments}
         self.instrument: Instrument = instruments[0]
         self.rest: Grid = as_grid(wave_rest)
         self.lsf = nn.ModuleDict(dict(lsf or {}))
         self.calibration = nn.ModuleDict(dict(calibration or {}))
+        self.conserve_flux = conserve_flux
         self._waves: dict[tuple[str, torch.device], Tensor] = {}
+        self._resamplers: dict[str, Resampler] = {}
 
     @abstractmethod
     def encode_flux(self, flux_BL: Tensor, instrument: str) -> Tensor:
@@ -124,8 +137,24 @@ class Model(nn.Module, ABC):
             )
         return self.encode_weighted(flux_BL, weights, observer.name)
 
+    def lsf_of(self, spectra: SpectrumBatch | Tensor) -> SpectrumLSF | None:
+        """Return the line spread function of each spectrum, if the model uses it; else None.
+
+        Raises:
+            InputError: It uses it, and the spectra come without.
+        """
+        if not self.uses_lsf:
+            return None
+        lsf: SpectrumLSF | None = spectra.lsf if isinstance(spectra, SpectrumBatch) else None
+        if lsf is None:
+            raise InputError(
+                "this model needs the line spread function of each spectrum: read the spectra with "
+                "instrument.read(..., lsf=True), or give them as a SpectrumBatch that has an lsf"
+            )
+        return lsf
+
     def transform(
-        self, x_BR: Tensor, instrument: Any = None, z: Any = None
+        self, x_BR: Tensor, instrument: Any = None, z: Any = None, lsf: SpectrumLSF | None = None
     ) -> tuple[Tensor, Tensor]:
         """Turn restframe spectra into what an instrument observes at redshift z.
 
@@ -134,6 +163,8 @@ class Model(nn.Module, ABC):
             instrument: Name or object; the model's own by default. One that the model
                 does not serve is given its grid, but no learned LSF.
             z: Redshifts, shape (B,) or a number; 0 by default.
+            lsf: Line spread function of each spectrum, on the pixels of the instrument, to
+                apply: `lsf_of` a batch. By default there is none.
 
         Returns:
             The spectra, shape (B, L), and where the model reaches, bool (B, L).
@@ -147,12 +178,13 @@ class Model(nn.Module, ABC):
             )
         observer = self._observer(instrument)
         z_B = redshifts(z, x_BR)
-        wave_L = self._wave(observer.name, observer.grid, x_BR.device)
-        rest_R = self._wave("", self.rest, x_BR.device)
-        y_BL, valid_BL = redshift(x_BR, rest_R, wave_L, z_B)
+        y_BL, valid_BL = self._resampler(observer.grid)(x_BR, z_B)
+        if lsf is not None:
+            y_BL = lsf(y_BL)
         if observer.name in self.lsf:
             y_BL = self.lsf[observer.name](y_BL)
         if observer.name in self.calibration:
+            wave_L = self._wave(observer.grid, x_BR.device)
             y_BL = self.calibration[observer.name](wave_L, y_BL)
         return y_BL, valid_BL
 
@@ -219,14 +251,14 @@ class Model(nn.Module, ABC):
         if s is not None and len(s) != len(flux_BL):
             raise InputError(f"{len(s)} latents for {len(flux_BL)} spectra")
         s_BS = self.encode(flux_BL, observer, weights) if s is None else s
-        x_BR = self.decode(s_BS)
-        y_BL, valid_BL = self.transform(x_BR, observer, z)
+        x_BR, lsf = self.decode(s_BS), self.lsf_of(spectra)
+        y_BL, valid_BL = self.transform(x_BR, observer, z, lsf)
         w_BL = torch.ones_like(flux_BL) if weights is None else weights
         if refine:
             z_B = redshifts(z, x_BR)
-            s_BS = refined(self, flux_BL, w_BL * valid_BL, observer, z_B, s_BS, refine)
+            s_BS = refined(self, flux_BL, w_BL * valid_BL, observer, z_B, s_BS, refine, lsf=lsf)
             x_BR = self.decode(s_BS)
-            y_BL, valid_BL = self.transform(x_BR, observer, z)
+            y_BL, valid_BL = self.transform(x_BR, observer, z, lsf)
         if normalize or refine:
             factor_B1 = amplitude(y_BL, flux_BL, w_BL * valid_BL)[:, None]
             x_BR, y_BL = x_BR * factor_B1, y_BL * factor_B1
@@ -340,9 +372,14 @@ class Model(nn.Module, ABC):
             raise UnknownNameError("instrument of this model", str(instrument), self.instruments)
         return self.instruments[instrument]
 
-    def _wave(self, name: str, grid: Grid, device: torch.device) -> Tensor:
+    def _wave(self, grid: Grid, device: torch.device) -> Tensor:
         home = torch.device("cpu") if device.type == "mps" else device
-        key = (f"{name}:{grid.sha256}", home)
+        key = grid.sha256, home
         if key not in self._waves:
             self._waves[key] = torch.tensor(grid.wave, device=home)
         return self._waves[key]
+
+    def _resampler(self, grid: Grid) -> Resampler:
+        if grid.sha256 not in self._resamplers:
+            self._resamplers[grid.sha256] = Resampler(self.rest.wave, grid.wave, self.conserve_flux)
+        return self._resamplers[grid.sha256]

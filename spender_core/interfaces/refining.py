@@ -19,6 +19,7 @@ from spender_core.ops.normalize import amplitude
 from spender_core.ops.resample import coordinate_device
 
 if TYPE_CHECKING:
+    from spender_core.batch import SpectrumLSF
     from spender_core.interfaces.instrument import Instrument
     from spender_core.interfaces.model import Model
 
@@ -38,6 +39,7 @@ def refined(
     start_BS: Tensor,
     steps: int,
     prior: float = PRIOR,
+    lsf: SpectrumLSF | None = None,
 ) -> Tensor:
     """Return latents of least weighted squares, by the Levenberg-Marquardt method.
 
@@ -55,13 +57,14 @@ def refined(
         steps: Number of trials.
         prior: Width of the prior, the same for all latents and in their own units, whatever their
             scale: a model whose latents scatter by much more than 1 needs a larger one.
+        lsf: Line spread function of each spectrum, if the model uses it.
 
     Returns:
         Latents, shape (B, S).
     """
 
     def observe(x_BR: Tensor) -> Tensor:
-        return model.transform(x_BR, instrument, z_B)[0]
+        return model.transform(x_BR, instrument, z_B, lsf)[0]
 
     s_BS, damping_B = start_BS, torch.full_like(z_B, _FIRST_DAMPING)
     y_BL, factor_B, cost_B = _fit(observe(model.decode(s_BS)), flux_BL, weight_BL)

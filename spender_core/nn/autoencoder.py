@@ -31,6 +31,7 @@ class SpectrumAutoencoder(Model):
         activation: Of the decoder, "speculator" or "leaky_relu".
         lsf_taps: For some of the instruments, by name, the size of a learned LSF kernel.
         calibration: As in `Model`; not stored with the weights.
+        conserve_flux: As in `Model`.
 
     Example:
         >>> from spender_core import registry
@@ -52,6 +53,7 @@ class SpectrumAutoencoder(Model):
         activation: str = "speculator",
         lsf_taps: Mapping[str, int] | None = None,
         calibration: Mapping[str, nn.Module] | None = None,
+        conserve_flux: bool = False,
     ) -> None:
         taps = (
             {n.name: lsf_taps[n.name] for n in instruments if n.name in (lsf_taps or {})}
@@ -59,7 +61,7 @@ class SpectrumAutoencoder(Model):
             else {}
         )
         kernels = {name: ConstantLSF(size) for name, size in taps.items()}
-        super().__init__(instruments, wave_rest, kernels, calibration)
+        super().__init__(instruments, wave_rest, kernels, calibration, conserve_flux)
         self._config = {
             "n_latent": n_latent,
             "filters": list(filters),
@@ -68,6 +70,7 @@ class SpectrumAutoencoder(Model):
             "decoder_hidden": list(decoder_hidden),
             "activation": activation,
             "lsf_taps": taps,
+            "conserve_flux": conserve_flux,
         }
         self.encoders = nn.ModuleDict(
             {

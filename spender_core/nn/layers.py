@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from spender_core.errors import InputError
-from spender_core.ops.lsf import convolve_constant
+from spender_core.line_spread import GaussianLSF
+from spender_core.ops.lsf import convolve_constant, convolve_gaussian
 
 
 class SpeculatorActivation(nn.Module):
@@ -62,6 +63,9 @@ def mlp(sizes: Sequence[int], activations: Sequence[nn.Module]) -> nn.Sequential
 class ConstantLSF(nn.Module):
     """One learnable kernel for all pixels of an instrument; keeps flux.
 
+    Beyond its ends a spectrum counts as 0, so that the outermost K // 2 pixels lose flux. All
+    models with a kernel learned it so.
+
     Args:
         taps: Number of taps; the kernel begins as the identity.
     """
@@ -86,3 +90,28 @@ class ConstantLSF(nn.Module):
     def forward(self, y_BL: Tensor) -> Tensor:
         """Broaden spectra, shape (B, L)."""
         return convolve_constant(y_BL, self.kernel)
+
+
+class PixelGaussianLSF(nn.Module):
+    """A Gaussian of its own, learnable width for each pixel of an instrument; keeps flux.
+
+    Args:
+        sigma: Standard deviations with which it begins, shape (L,), in pixels.
+    """
+
+    def __init__(self, sigma: Tensor) -> None:
+        super().__init__()
+        self.sigma = nn.Parameter(sigma.detach().clone())
+        self.check_state()
+
+    def check_state(self) -> None:
+        """Check values read from a file: widths that a spectrum can have.
+
+        Raises:
+            InputError: They are not.
+        """
+        GaussianLSF(self.sigma.detach().abs()[None])
+
+    def forward(self, y_BL: Tensor) -> Tensor:
+        """Broaden spectra, shape (B, L)."""
+        return convolve_gaussian(y_BL, self.sigma)

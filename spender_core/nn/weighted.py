@@ -125,6 +125,7 @@ class WeightedAutoencoder(Model):
         decoder_hidden: Widths of the decoder's MLP.
         activation: Of the decoder, "speculator" or "leaky_relu".
         lsf_taps: For some of the instruments, by name, the size of a learned LSF kernel.
+        conserve_flux: As in `Model`.
 
     Example:
         >>> from spender_core import registry
@@ -145,11 +146,12 @@ class WeightedAutoencoder(Model):
         decoder_hidden: Sequence[int] = (128, 128, 64),
         activation: str = "speculator",
         lsf_taps: Mapping[str, int] | None = None,
+        conserve_flux: bool = False,
     ) -> None:
         served = [instrument.name for instrument in instruments]
         taps = {name: size for name, size in (lsf_taps or {}).items() if name in served}
         kernels = {name: ConstantLSF(size) for name, size in taps.items()}
-        super().__init__(instruments, wave_rest, kernels)
+        super().__init__(instruments, wave_rest, kernels, conserve_flux=conserve_flux)
         self._config = {
             "n_latent": n_latent,
             "channels": list(channels),
@@ -158,6 +160,7 @@ class WeightedAutoencoder(Model):
             "decoder_hidden": list(decoder_hidden),
             "activation": activation,
             "lsf_taps": taps,
+            "conserve_flux": conserve_flux,
         }
         self.encoders = nn.ModuleDict(
             {

@@ -155,6 +155,26 @@ class LoaderContract:
         if instrument.mask is not None:
             assert not batch.good[:, torch.from_numpy(instrument.mask)].any()
 
+    def test_reads_line_spread_functions_if_it_can(
+        self, instrument: Instrument, loader: Loader, files: list[Path]
+    ) -> None:
+        """With `lsf=True` the same spectra come with an LSF each, or an error names the loader."""
+        if type(loader).load_with_lsf is Loader.load_with_lsf:
+            with pytest.raises(InputError, match=type(loader).__name__):
+                instrument.read(str(files[0]), lsf=True)
+            return
+        for file in files:
+            plain = instrument.read(str(file), quality=False)
+            batch = instrument.read(str(file), quality=False, lsf=True)
+            assert plain.lsf is None, "an LSF is read only on request"
+            assert batch.lsf is not None
+            assert len(batch.lsf) == len(batch)
+            assert torch.equal(batch.flux, plain.flux)
+            assert torch.equal(batch.ivar, plain.ivar)
+            broadened = batch.lsf(batch.flux)
+            assert broadened.shape == batch.flux.shape
+            assert broadened.isfinite().all()
+
     def test_missing_file(self, instrument: Instrument, tmp_path: Path) -> None:
         """A missing file is named."""
         with pytest.raises(MissingFileError, match=r"absent\.fits"):

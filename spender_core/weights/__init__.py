@@ -9,11 +9,10 @@ the network that the card asks for against the header, before memory is taken fo
 
 from spender_core.weights.building import build, restore
 from spender_core.weights.card import remedy
-from spender_core.weights.describing import NO_SPECTRUM_LSF, described
+from spender_core.weights.describing import described
 from spender_core.weights.files import WAVE_REST, Stored, opened, read, read_card, write
 
 __all__ = [
-    "NO_SPECTRUM_LSF",
     "WAVE_REST",
     "Stored",
     "build",

@@ -66,6 +66,8 @@ def build(
         model: nn.Module = factory(card, *arguments)
     _compare(model, stored.shapes, stored.source)
     _fill(model, stored.take(stored.shapes), stored.source)
+    if isinstance(model, Model):
+        model.uses_lsf = card.lsf == "per_spectrum"
     return model
 
 

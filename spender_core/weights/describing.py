@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from spender_core.errors import InputError
 from spender_core.interfaces import Flow, Model
 from spender_core.records import ModelCard, ServedInstrument
-
-NO_SPECTRUM_LSF = "which this version of spender-core cannot apply"
 
 
 def described(model: Model | Flow, card: ModelCard) -> ModelCard:
@@ -25,13 +23,16 @@ def described(model: Model | Flow, card: ModelCard) -> ModelCard:
                 f"the calibration of {', '.join(model.calibration)} cannot be stored in a file; "
                 "take it off with model.calibration.clear(), and keep it beside the file"
             )
-        changes["lsf"] = "constant" if len(model.lsf) else "none"
+        changes["lsf"] = _lsf(model)
+        if card.lsf == "per_spectrum" and not model.uses_lsf:
+            raise InputError(
+                "the card says lsf per_spectrum, but the model does not apply the line spread "
+                "function of each spectrum; set model.uses_lsf = True if it was trained so"
+            )
         changes["instruments"] = tuple(
             ServedInstrument(name=name, grid=one.grid.sha256, lsf_taps=_taps(model, name))
             for name, one in model.instruments.items()
         )
-    if card.lsf == "per_spectrum":
-        raise InputError(f"the card says lsf per_spectrum, {NO_SPECTRUM_LSF}")
     kind = "autoencoder" if isinstance(model, Model) else "flow"
     if card.kind != kind:
         raise InputError(f"the card is of kind {card.kind!r}, the model of kind {kind!r}")
@@ -42,6 +43,12 @@ def described(model: Model | Flow, card: ModelCard) -> ModelCard:
     if not made.instruments:
         raise InputError("the card of a flow must name the instrument of its model")
     return made
+
+
+def _lsf(model: Model) -> Literal["none", "constant", "per_spectrum"]:
+    if model.uses_lsf:
+        return "per_spectrum"
+    return "constant" if len(model.lsf) else "none"
 
 
 def _taps(model: Model, instrument: str) -> int | None:

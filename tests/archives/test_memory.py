@@ -37,8 +37,9 @@ def status(key):
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 def read(path):
+    options = {"quality": False, "lsf": sys.argv[3] == "lsf"}
     try:
-        return f"{len(registry.recognise(path).read(path, quality=False))} spectra"
+        return f"{len(registry.recognise(path).read(path, **options))} spectra"
     except SpenderError as error:
         return str(error)
 
@@ -52,16 +53,16 @@ print(json.dumps([status("VmHWM:") - before, told]))
 
 
 @pytest.fixture
-def growth(tmp_path: Path) -> Callable[[Path], tuple[int, str]]:
+def growth(tmp_path: Path) -> Callable[..., tuple[int, str]]:
     """Return a function that reads a file in a process of its own, and tells the peak of memory."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("needs /proc, to measure memory")
     small = tmp_path / "warm.fits"
-    coadd(small, 1)
+    coadd(small, 1, with_resolution)
 
-    def measure(path: Path) -> tuple[int, str]:
+    def measure(path: Path, what: str = "spectra") -> tuple[int, str]:
         done = subprocess.run(
-            [sys.executable, "-c", MEASURE, str(small), str(path)],
+            [sys.executable, "-c", MEASURE, str(small), str(path), what],
             capture_output=True,
             text=True,
             check=True,
@@ -92,6 +93,14 @@ def coadd(path: Path, n: int, edit: Callable[[list[Any]], None] | None = None) -
     fits.HDUList(hdus).writeto(path)
 
 
+def with_resolution(hdus: list[Any]) -> None:
+    """Add resolution matrices to a coadd, each of 11 diagonals."""
+    for camera, (_, pixels) in CAMERAS.items():
+        n = len(hdus[1].data)
+        data = np.full((n, 11, pixels), 1 / 11, dtype="f4")
+        hdus.append(fits.ImageHDU(data, name=f"{camera}_RESOLUTION"))
+
+
 @pytest.mark.parametrize("targets", [5, 600])
 def test_a_good_coadd_takes_less_than_four_times_its_size(
     growth: Callable[[Path], tuple[int, str]], tmp_path: Path, targets: int
@@ -103,17 +112,32 @@ def test_a_good_coadd_takes_less_than_four_times_its_size(
     assert grown < 4 * path.stat().st_size + CONSTANT
 
 
+@pytest.mark.parametrize("targets", [5, 100])
+def test_line_spread_functions_take_memory_only_on_request(
+    growth: Callable[..., tuple[int, str]], tmp_path: Path, targets: int
+) -> None:
+    path = tmp_path / "coadd-many.fits"
+    coadd(path, targets, with_resolution)
+    size = path.stat().st_size
+    grown, told = growth(path, "lsf")
+    assert told == f"{targets} spectra"
+    assert grown < 4 * size + CONSTANT
+    without, _ = growth(path)
+    assert without < size + CONSTANT
+
+
 def test_real_files_take_less_than_four_times_their_size(
-    growth: Callable[[Path], tuple[int, str]], real_data: Path
+    growth: Callable[..., tuple[int, str]], real_data: Path
 ) -> None:
     files = sorted((real_data / "desi").rglob("coadd-*.fits"), key=lambda file: file.stat().st_size)
     for path in (
         files[-1],
         max((real_data / "sdss").rglob("*.fits"), key=lambda f: f.stat().st_size),
     ):
-        grown, told = growth(path)
-        assert told.endswith("spectra")
-        assert grown < 4 * path.stat().st_size + CONSTANT
+        for what in ("spectra", "lsf"):
+            grown, told = growth(path, what)
+            assert told.endswith("spectra")
+            assert grown < 4 * path.stat().st_size + CONSTANT
 
 
 def replace(key: str, value: int) -> Callable[[bytes], bytes]:

@@ -269,7 +269,7 @@ class Blur:
     def touched(self, *arguments: Any) -> Any:
         raise AssertionError("the line spread function was touched")
 
-    __getitem__ = to = cat = touched
+    __call__ = __getitem__ = to = cat = touched
 
 
 def test_the_lsf_of_a_batch_is_not_applied() -> None:

@@ -30,14 +30,20 @@ def test_the_card_of_a_model_with_a_kernel_says_constant(tmp_path: Path) -> None
     assert registry.save(tmp_path / "n.safetensors", tiny("sdss"), claimed).lsf == "none"
 
 
-def test_an_lsf_of_each_spectrum_is_refused_not_forgotten(tmp_path: Path) -> None:
+def test_an_lsf_of_each_spectrum_is_kept_and_not_only_claimed(tmp_path: Path) -> None:
     path, claimed = tmp_path / "m.safetensors", CARD.model_copy(update={"lsf": "per_spectrum"})
-    with pytest.raises(InputError, match="per_spectrum"):
+    with pytest.raises(InputError, match="uses_lsf = True"):
         registry.save(path, tiny("sdss"), claimed)
-    saved = registry.save(path, tiny("sdss"), CARD)
-    weights.write(path, tiny("sdss"), saved.model_copy(update={"lsf": "per_spectrum"}))
-    with pytest.raises(WeightsError, match="LSF of each spectrum"):
-        registry.load(path)
+    assert not path.exists()
+    model = tiny("sdss", lsf_taps={"sdss": 3})
+    model.uses_lsf = True
+    for card in (CARD, claimed):
+        assert registry.save(path, model, card).lsf == "per_spectrum"
+        loaded = registry.load(path)[1]
+        assert loaded.uses_lsf
+        assert loaded.card.instruments[0].lsf_taps == 3
+    registry.save(path, tiny("sdss"), CARD)
+    assert not registry.load(path)[1].uses_lsf
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.int64])

@@ -49,6 +49,21 @@ def test_transform_is_the_same_after_loading(
             assert torch.equal(ours, theirs)
 
 
+def test_a_model_that_averages_over_pixels_still_does(
+    survey: Survey, path: Path, small: Maker, card: ModelCard, rest: torch.Tensor
+) -> None:
+    model = small("near", conserve_flux=True)
+    registry.save(path, model, card)
+    _, loaded = registry.load(str(path))
+    x, z = torch.rand(2, len(rest)), torch.tensor([0.05, 0.3], dtype=torch.float64)
+    assert torch.equal(loaded.transform(x, "near", z)[0], model.transform(x, "near", z)[0])
+    assert not torch.equal(
+        model.transform(x, "near", z)[0], small("near").transform(x, "near", z)[0]
+    )
+    with pytest.raises(InputError, match="conserve_flux is true or false, not 'no'"):
+        small("near", conserve_flux="no")
+
+
 def test_wavelengths_keep_their_full_precision(
     survey: Survey, path: Path, small: Maker, card: ModelCard, rest: torch.Tensor
 ) -> None:

@@ -203,7 +203,6 @@ def test_tensors_are_compared_before_they_are_read(sound: Path) -> None:
         (lambda c: c.update(kind="other"), WeightsError, "kind"),
         (lambda c: c.update(api_version=9), WeightsError, r"version \(9, 1\)"),
         (lambda c: c.update(format_version=9), WeightsError, r"version \(1, 9\)"),
-        (lambda c: c.update(lsf="per_spectrum"), WeightsError, "LSF of each spectrum"),
         (lambda c: c.update(instruments=[]), WeightsError, "names no instrument"),
         (lambda c: c["instruments"][0].update(grid="0" * 64), GridError, "another grid of 'sdss'"),
         (lambda c: c["instruments"][0].update(name="mine"), UnknownNameError, "named 'mine'"),

@@ -79,10 +79,7 @@ def coadd_cameras(cameras: Mapping[str, Camera]) -> Coadd:
     Raises:
         DamagedFileError: A camera's wavelengths are not on `GRID`.
     """
-    slices = {name: _on_grid(name, camera.wave) for name, camera in cameras.items()}
-    seen = np.zeros(GRID.size, dtype=int)
-    for where in slices.values():
-        seen[where] += 1
+    slices, seen = _places(cameras)
     shape = (len(next(iter(cameras.values())).flux), GRID.size)
     total, ivar, copied = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     mask = np.zeros(shape, dtype=np.int32)
@@ -95,7 +92,7 @@ def coadd_cameras(cameras: Mapping[str, Camera]) -> Coadd:
     mean = np.divide(total, ivar, out=np.zeros(shape), where=ivar > 0)
     flux = np.where(seen > 1, mean, copied)
     mask[ivar > 0] = 0
-    return Coadd(flux, ivar, mask, _coadd_resolution(cameras, slices, seen))
+    return Coadd(flux, ivar, mask, coadd_resolution(cameras))
 
 
 def broken_pixels(cameras: Mapping[str, Camera]) -> NDArray[np.bool_]:
@@ -104,6 +101,15 @@ def broken_pixels(cameras: Mapping[str, Camera]) -> NDArray[np.bool_]:
     for name, camera in cameras.items():
         broken[:, _on_grid(name, camera.wave)] |= camera.broken
     return broken
+
+
+def _places(cameras: Mapping[str, Camera]) -> tuple[dict[str, slice], NDArray[np.int64]]:
+    """Return where on `GRID` each camera is, and how many see each pixel, (L,)."""
+    slices = {name: _on_grid(name, camera.wave) for name, camera in cameras.items()}
+    seen = np.zeros(GRID.size, dtype=np.int64)
+    for where in slices.values():
+        seen[where] += 1
+    return slices, seen
 
 
 def _on_grid(name: str, wave: FloatArray) -> slice:
@@ -119,14 +125,14 @@ def _on_grid(name: str, wave: FloatArray) -> slice:
     return slice(start, stop)
 
 
-def _coadd_resolution(
-    cameras: Mapping[str, Camera], slices: Mapping[str, slice], seen: NDArray[Any]
-) -> FloatArray | None:
+def coadd_resolution(cameras: Mapping[str, Camera]) -> FloatArray | None:
+    """Return the resolution as `coadd_cameras` joins it, (N, K, L); None if a camera has none."""
     sizes = [
         camera.resolution.shape[1] for camera in cameras.values() if camera.resolution is not None
     ]
     if len(sizes) != len(cameras):
         return None
+    slices, seen = _places(cameras)
     shape = (len(next(iter(cameras.values())).flux), max(sizes), GRID.size)
     total, norm, copied = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     for name, camera in cameras.items():

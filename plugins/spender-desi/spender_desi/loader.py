@@ -24,7 +24,7 @@ from spender_core.errors import DamagedFileError, FileError, InputError, Missing
 from spender_core.interfaces import Loader, Source
 from spender_core.interfaces.loader import FileConditions
 from spender_desi.coadd import GRID, Camera, broken_pixels, coadd_cameras
-from spender_desi.conditions import read_conditions
+from spender_desi.conditions import read_conditions, read_lsf
 
 MIN_IVAR = 1e-6
 """Pixels with less inverse variance than this, in archive units, count as masked."""
@@ -66,13 +66,23 @@ class CoaddLoader(Loader):
 
     def load(self, url: str) -> SpectrumBatch:
         """Read all spectra of a coadd file, joined over the cameras."""
+        return self._read(url, lsf=False)
+
+    def load_with_lsf(self, url: str) -> SpectrumBatch:
+        """Read all spectra of a coadd file with their resolution matrices, as published."""
+        return self._read(url, lsf=True)
+
+    def _read(self, url: str, lsf: bool) -> SpectrumBatch:
         with open_fits(url) as hdus:
             _refuse_others(url, hdus)
             _check_shapes(hdus)
             fibermap = hdus["FIBERMAP"]
             ids, flags = self._ids(hdus[0].header, fibermap), _fiber_flags(fibermap)
             target = _desi_target(fibermap)
-            flux, ivar, broken = _joined({name: _camera(hdus, name) for name in CAMERAS})
+            cameras = {name: _camera(hdus, name) for name in CAMERAS}
+            flux, ivar, broken = _joined(cameras)
+            spread = read_lsf(cameras, hdus) if lsf else None
+            del cameras
         flags |= np.where(broken, int(Flag.BAD_VALUES), 0)
         z, zerr, z_flags = _redshifts(url, ids["TARGETID"], target)
         return SpectrumBatch(
@@ -82,6 +92,7 @@ class CoaddLoader(Loader):
             zerr=zerr,
             ids=ids,
             instrument="desi",
+            lsf=spread,
             flags=flags | z_flags,
         )
 

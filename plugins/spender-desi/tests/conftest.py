@@ -84,6 +84,25 @@ def write_coadd(tmp_path: Path) -> CoaddWriter:
 
 
 @pytest.fixture
+def with_resolution() -> Callable[..., Callable[[dict[str, Any]], None]]:
+    """Return a function that makes an edit of a coadd: it adds Gaussian resolution matrices."""
+
+    def make(
+        taps: int = 11, sigma: float = 1.0, value: float = 1.0
+    ) -> Callable[[dict[str, Any]], None]:
+        def edit(images: dict[str, Any]) -> None:
+            kernel = np.exp(-0.5 * ((np.arange(taps) - taps // 2) / sigma) ** 2)
+            for camera in "BRZ":
+                n, pixels = images[f"{camera}_FLUX"].shape
+                data = np.broadcast_to((value * kernel / kernel.sum())[:, None], (n, taps, pixels))
+                images[f"{camera}_RESOLUTION"] = data.astype("f4")
+
+        return edit
+
+    return make
+
+
+@pytest.fixture
 def write_redrock() -> RedrockWriter:
     """Return a function that writes the redrock file of a coadd, its rows in another order."""
 

@@ -13,22 +13,12 @@ from spender_desi.instrument import DESI
 from spender_core.errors import FileError
 
 CoaddWriter = Callable[..., Path]
+Resolution = Callable[..., Callable[[dict[str, Any]], None]]
 
 
-def with_resolution(taps: int = 11, sigma: float = 1.0, value: float = 1.0) -> Callable[..., None]:
-    """Return an edit that adds Gaussian resolution matrices to a coadd."""
-
-    def edit(images: dict[str, Any]) -> None:
-        kernel = np.exp(-0.5 * ((np.arange(taps) - taps // 2) / sigma) ** 2)
-        for camera in "BRZ":
-            n, pixels = images[f"{camera}_FLUX"].shape
-            data = np.broadcast_to((value * kernel / kernel.sum())[:, None], (n, taps, pixels))
-            images[f"{camera}_RESOLUTION"] = data.astype("f4")
-
-    return edit
-
-
-def test_resolutions_are_joined_over_the_cameras(write_coadd: CoaddWriter) -> None:
+def test_resolutions_are_joined_over_the_cameras(
+    write_coadd: CoaddWriter, with_resolution: Resolution
+) -> None:
     desi = DESI()
     told = desi.loader.conditions(str(write_coadd(edit=with_resolution())))
     assert told.resolution is not None
@@ -44,14 +34,14 @@ def test_a_coadd_without_resolution_tells_none(write_coadd: CoaddWriter) -> None
 
 
 @pytest.mark.parametrize(
-    ("edit", "message"),
+    ("options", "message"),
     [
-        (with_resolution(taps=10), "has shape"),
-        (with_resolution(value=np.nan), "not finite"),
+        ({"taps": 10}, "has shape"),
+        ({"value": np.nan}, "not finite"),
     ],
 )
 def test_damaged_resolutions_are_refused(
-    write_coadd: CoaddWriter, edit: Callable[..., None], message: str
+    write_coadd: CoaddWriter, with_resolution: Resolution, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(FileError, match=message):
-        DESI().loader.conditions(str(write_coadd(edit=edit)))
+        DESI().loader.conditions(str(write_coadd(edit=with_resolution(**options))))

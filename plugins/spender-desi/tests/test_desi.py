@@ -29,8 +29,14 @@ class TestDESI(InstrumentContract, LoaderContract):
         return DESI()
 
     @pytest.fixture
-    def files(self, write_coadd: CoaddWriter, write_redrock: RedrockWriter) -> list[Path]:
-        coadds = [write_coadd(), write_coadd(name="coadd-sv3-dark-57.fits")]
+    def files(
+        self,
+        write_coadd: CoaddWriter,
+        write_redrock: RedrockWriter,
+        with_resolution: Callable[..., Any],
+    ) -> list[Path]:
+        names = ("coadd-sv3-bright-57.fits", "coadd-sv3-dark-57.fits")
+        coadds = [write_coadd(name=name, edit=with_resolution()) for name in names]
         write_redrock(coadds[0])
         return coadds
 

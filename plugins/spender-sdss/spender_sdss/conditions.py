@@ -9,6 +9,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from spender_core.archives.tables import column
+from spender_core.errors import DamagedFileError
 from spender_core.grid import Log
 from spender_core.interfaces.loader import FileConditions
 
@@ -43,6 +44,34 @@ def read_conditions(
     return FileConditions(
         equal_light=values["sky"] / share_L, sigma=values["wdisp"], seams=SEAMS[instrument]
     )
+
+
+def read_widths(
+    table: fits.BinTableHDU, index: NDArray[np.int64], grid: Log
+) -> NDArray[np.float64]:
+    """Return the column `wdisp` of a spec file, shape (1, L), pixels of 1e-4 in log10.
+
+    It is the standard deviation of a Gaussian line spread function, as the data model of spec
+    files says. Pixels where it is unknown take it from their neighbours: their light reaches
+    pixels that were observed.
+
+    Args:
+        table: The first table of the file.
+        index: Pixel of the grid in which each of its rows is.
+        grid: The grid.
+
+    Raises:
+        DamagedFileError: It is known in no pixel of the grid.
+    """
+    widths = _placed(table, "wdisp", index, grid)[0]
+    known = np.flatnonzero(np.isfinite(widths))
+    if len(known) == 0:
+        raise DamagedFileError(
+            "its column wdisp has no positive value, so that its line spread function is unknown; "
+            "read it without lsf=True"
+        )
+    filled: NDArray[np.float64] = np.interp(np.arange(grid.size), known, widths[known])
+    return filled[None]
 
 
 def _placed(table: Any, name: str, index: NDArray[np.int64], grid: Log) -> NDArray[np.float64]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -25,7 +26,8 @@ from spender_core.errors import DamagedFileError, FileError, InputError
 from spender_core.grid import Log
 from spender_core.interfaces import Loader, Source
 from spender_core.interfaces.loader import FileConditions
-from spender_sdss.conditions import read_conditions
+from spender_core.line_spread import GaussianLSF
+from spender_sdss.conditions import read_conditions, read_widths
 
 MIN_IVAR = 1e-6
 """Pixels with less inverse variance than this, in archive units, count as masked."""
@@ -61,6 +63,19 @@ class SpecLoader(Loader):
 
     def load(self, url: str) -> SpectrumBatch:
         """Read a spec file: one spectrum, on the instrument's grid."""
+        with self._opened(url) as hdus:
+            return self._spectrum(hdus[1], hdus[2])
+
+    def load_with_lsf(self, url: str) -> SpectrumBatch:
+        """Read a spec file, and the widths of its Gaussian line spread function (`wdisp`)."""
+        with self._opened(url) as hdus:
+            sigma_BL = read_widths(hdus[1], self._pixels(hdus[1]), self.grid)
+            lsf = GaussianLSF(torch.from_numpy(sigma_BL.astype(np.float32)))
+            return self._spectrum(hdus[1], hdus[2]).replace(lsf=lsf)
+
+    @contextmanager
+    def _opened(self, url: str) -> Iterator[fits.HDUList]:
+        """Open a spec file of this generation of spectrographs; refuse others."""
         with open_fits(url, contents=False) as hdus:
             if not _is_spec(hdus):
                 raise FileError(
@@ -74,7 +89,7 @@ class SpecLoader(Loader):
                     f"{redacted(url)} comes from the {other} spectrograph, not from "
                     f"{self.instrument}; read it with registry.instrument({other!r})"
                 )
-            return self._spectrum(hdus[1], hdus[2])
+            yield hdus
 
     def conditions(self, url: str) -> FileConditions:
         """Return sky and line spread function of a spec file."""

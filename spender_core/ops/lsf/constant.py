@@ -1,9 +1,10 @@
-"""Line spread functions: how an instrument broadens a spectrum."""
+"""One kernel for all pixels."""
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from spender_core.ops.lsf.banded import apply_banded
 
 
 def convolve_constant(y_BL: Tensor, kernel_K: Tensor) -> Tensor:
@@ -20,7 +21,9 @@ def convolve_constant(y_BL: Tensor, kernel_K: Tensor) -> Tensor:
     Returns:
         The convolved spectra, shape (B, L). Gradients flow to both arguments.
     """
-    flipped_11K = (kernel_K / kernel_K.sum()).flip(0)[None, None].to(y_BL)
-    size = len(kernel_K)
-    padded_B1L = F.pad(y_BL[:, None], ((size - 1) // 2, size // 2))
-    return F.conv1d(padded_B1L, flipped_11K)[:, 0]
+    size = kernel_K.shape[0]
+    taps_K = (kernel_K / kernel_K.sum()).flip(0).to(y_BL)
+    first = -((size - 1) // 2)
+    return apply_banded(
+        y_BL, taps_K[:, None].expand(-1, y_BL.shape[-1]), range(first, first + size)
+    )

@@ -1,4 +1,7 @@
-"""Losses by which models are trained and judged."""
+"""Losses of a model against the data: chi square and what follows from it.
+
+Shapes: B spectra, L observed pixels.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,254 @@
+"""Losses that make distances between latents follow those between spectra.
+
+They are those of spender 0.3 (`spender.loss`), in values and gradients; the idea is that of
+Liang et al. (2023, AJ 166, 75), section 2. Shapes: B spectra, R restframe pixels, S latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spender_core.errors import InputError
+from spender_core.losses.distances import distances, pair_distances, wide
+from spender_core.losses.restframe import restframe_weight
+
+
+@dataclass(frozen=True)
+class SimilarityConfig:
+    """Hyperparameters of the similarity losses, with the values of spender 0.3.
+
+    Attributes:
+        slope: Steepness of the sigmoids that compare distances of latents and of spectra.
+            Pairs of which they differ by more than `width / (2 * slope)`, in units of the mean
+            distance, are penalised. Often annealed in training (`dataclasses.replace`).
+        width: Distance of the two sigmoids from each other. A pair that agrees costs
+            `2 * sigmoid(-width / 2)`, 0.15, one that does not, up to 1.
+        centre: Where the restframe counts most, Angstrom.
+        sigma: How fast the weight falls from there, Angstrom; see `restframe_weight`.
+        bound: Restframe range in which spectra are normalised by their median, Angstrom;
+            its ends do not belong to it.
+    """
+
+    slope: float = 5.0
+    width: float = 5.0
+    centre: float = 5000.0
+    sigma: float = 2000.0
+    bound: tuple[float, float] = (4000.0, 7000.0)
+
+
+class Similarity(NamedTuple):
+    """Distances of all pairs in units of their mean, and the loss of each; shape (B, B)."""
+
+    latents: Tensor
+    spectra: Tensor
+    loss: Tensor
+
+
+class Consistency(NamedTuple):
+    """Squared distances of latents in units of their variance, and the losses; shape (B,)."""
+
+    distance: Tensor
+    loss: Tensor
+
+
+_DEFAULT = SimilarityConfig()
+
+
+@overload
+def similarity_restframe(
+    s_BS: Tensor,
+    x_BR: Tensor,
+    wave_rest_R: Tensor,
+    config: SimilarityConfig = ...,
+    individual: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def similarity_restframe(
+    s_BS: Tensor,
+    x_BR: Tensor,
+    wave_rest_R: Tensor,
+    config: SimilarityConfig = ...,
+    *,
+    individual: Literal[True],
+) -> Similarity: ...
+def similarity_restframe(
+    s_BS: Tensor,
+    x_BR: Tensor,
+    wave_rest_R: Tensor,
+    config: SimilarityConfig = _DEFAULT,
+    individual: bool = False,
+) -> Tensor | Similarity:
+    """Compare distances between latents with those between the spectra decoded from them.
+
+    Spectra are divided by their median in `config.bound`, and pixels weighted with
+    `restframe_weight`. Both distances are in units of their mean over the pairs of the batch.
+
+    Args:
+        s_BS: Latents, shape (B, S).
+        x_BR: The restframe spectra decoded from them, shape (B, R).
+        wave_rest_R: Their wavelengths, shape (R,), strictly increasing, Angstrom.
+        config: Hyperparameters.
+        individual: Return what the sum is made of instead.
+
+    Returns:
+        The sum over all ordered pairs divided by B, a scalar of the type of `s_BS`; or a
+        `Similarity`. A batch without pairs or without differences, for which spender returns
+        NaN, has distances of 0. Gradients flow to `s_BS` and `x_BR`.
+
+    Raises:
+        InputError: Shapes do not fit, or no pixel is in `config.bound`.
+    """
+    _check(s_BS, x_BR, wave_rest=wave_rest_R)
+    median_B = _median(x_BR, wave_rest_R, config.bound)
+    home = wave_rest_R.to(x_BR.device, wide(x_BR.device))
+    weight_R = restframe_weight(home, config.centre, config.sigma) / len(home)
+    return _compare(s_BS, distances(x_BR, weight_R, median_B), config, individual)
+
+
+@overload
+def similarity(
+    s_BS: Tensor,
+    flux_BR: Tensor,
+    weight_BR: Tensor,
+    config: SimilarityConfig = ...,
+    individual: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def similarity(
+    s_BS: Tensor,
+    flux_BR: Tensor,
+    weight_BR: Tensor,
+    config: SimilarityConfig = ...,
+    *,
+    individual: Literal[True],
+) -> Similarity: ...
+def similarity(
+    s_BS: Tensor,
+    flux_BR: Tensor,
+    weight_BR: Tensor,
+    config: SimilarityConfig = _DEFAULT,
+    individual: bool = False,
+) -> Tensor | Similarity:
+    """Compare distances between latents with those between observed spectra, in the restframe.
+
+    Distances of spectra are in units of the error of their difference, over the pixels that
+    both have, as in `spender.loss.similarity_loss`, and then, as those of latents, in units of
+    their mean. `to_restframe` makes the arguments from a batch.
+
+    Args:
+        s_BS: Latents, shape (B, S).
+        flux_BR: The spectra that they encode, in the restframe, shape (B, R), finite.
+        weight_BR: Inverse variances, shape (B, R); up to 1e-6 a pixel counts as masked.
+        config: Hyperparameters; `slope` and `width` are used.
+        individual: Return what the sum is made of instead.
+
+    Returns:
+        As `similarity_restframe`. Gradients flow to all tensors; that of a masked weight is 0,
+        where spender has NaN.
+
+    Raises:
+        InputError: Shapes do not fit.
+    """
+    _check(s_BS, flux_BR, weights=weight_BR)
+    return _compare(s_BS, pair_distances(flux_BR, weight_BR), config, individual)
+
+
+@overload
+def consistency(s_BS: Tensor, s_aug_BS: Tensor, individual: Literal[False] = False) -> Tensor: ...
+@overload
+def consistency(s_BS: Tensor, s_aug_BS: Tensor, individual: Literal[True]) -> Consistency: ...
+def consistency(s_BS: Tensor, s_aug_BS: Tensor, individual: bool = False) -> Tensor | Consistency:
+    """Penalise latents that change when the spectrum is augmented (`spender.consistency_loss`).
+
+    The squared distance is in units of the variance of a latent across the batch, through
+    which gradients flow, too: shrinking all latents does not lower the loss.
+
+    Args:
+        s_BS: Latents of the spectra, shape (B, S), B > 1 and not all alike.
+        s_aug_BS: Latents of their augmented versions, shape (B, S).
+        individual: Return the values of each spectrum instead of their sum.
+
+    Returns:
+        A scalar, 0 if nothing changes and below B / 2; or a `Consistency`.
+
+    Raises:
+        InputError: Shapes do not fit, or there is one spectrum, which has no variance.
+    """
+    if s_BS.ndim != 2 or s_BS.shape != s_aug_BS.shape or len(s_BS) < 2:
+        raise InputError(
+            "latents and those of augmented spectra must both have shape (B, S) with B > 1, got "
+            f"{tuple(s_BS.shape)} and {tuple(s_aug_BS.shape)}; drop a last batch of one spectrum"
+        )
+    tolerance = s_BS.var(dim=0).mean()
+    distance_B = (s_aug_BS - s_BS).square().sum(dim=1) / (s_BS.shape[1] * tolerance)
+    loss_B = torch.sigmoid(distance_B) - 0.5
+    return Consistency(distance_B, loss_B) if individual else loss_B.sum()
+
+
+def _compare(
+    s_BS: Tensor, spectra_BB: Tensor, config: SimilarityConfig, individual: bool
+) -> Tensor | Similarity:
+    """Turn distances of spectra, and latents, into the loss."""
+    share_S = s_BS.new_full((s_BS.shape[1],), 1 / s_BS.shape[1])
+    latents_BB = _over_mean(distances(s_BS, share_S))
+    spectra_BB = _over_mean(spectra_BB)
+    steep_BB = config.slope * (latents_BB - spectra_BB)
+    half = 0.5 * config.width
+    loss_BB = torch.sigmoid(steep_BB - half) + torch.sigmoid(-steep_BB - half)
+    loss_BB = loss_BB - loss_BB.diagonal().diag()  # exactly 0, and so are its gradients
+    if individual:
+        return Similarity(*(t.to(s_BS.dtype) for t in (latents_BB, spectra_BB, loss_BB)))
+    return (loss_BB.sum() / len(s_BS)).to(s_BS.dtype)
+
+
+def _over_mean(distance_BB: Tensor) -> Tensor:
+    """Return distances in units of their mean over pairs of two spectra; 0 if all are 0."""
+    n = len(distance_BB)
+    total = distance_BB.sum()
+    return distance_BB * (n * (n - 1)) / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def _median(x_BR: Tensor, wave_rest_R: Tensor, bound: tuple[float, float]) -> Tensor:
+    """Return the lower median of each spectrum in a range, shape (B,).
+
+    The gradient goes to the pixel that is the median, as that of `torch.median` does; of several
+    equal ones, to any.
+    """
+    wave_R = wave_rest_R.detach().to(wide(wave_rest_R.device))
+    ends = wave_R.new_tensor(bound)
+    first = int(torch.searchsorted(wave_R, ends[0], right=True))
+    last = int(torch.searchsorted(wave_R, ends[1]))
+    if first >= last:
+        raise InputError(
+            f"no restframe pixel is between {bound[0]:g} and {bound[1]:g} Angstrom: the grid "
+            f"covers {float(wave_R[0]):.0f} to {float(wave_R[-1]):.0f}; set `bound` of the config"
+        )
+    where_B = _where_median(x_BR.detach()[:, first:last]) + first
+    return x_BR.gather(1, where_B[:, None])[:, 0]
+
+
+def _where_median(x_BR: Tensor) -> Tensor:
+    """Return a pixel that holds the lower median of each row, shape (B,)."""
+    if x_BR.device.type != "cpu" or x_BR.dtype not in (torch.float32, torch.float64):
+        return x_BR.median(dim=1).indices
+    middle = (x_BR.shape[1] - 1) // 2
+    # numpy selects with vector instructions, several times faster than torch on a host
+    return torch.from_numpy(np.argpartition(x_BR.numpy(), middle, axis=1)[:, middle])
+
+
+def _check(s_BS: Tensor, x_BR: Tensor, **other: Tensor) -> None:
+    """Refuse latents, spectra, and what goes with the latter, if their shapes do not fit."""
+    ((name, tensor),) = other.items()
+    expected = x_BR.shape[-tensor.ndim :] if tensor.ndim else None
+    rows = s_BS.ndim == 2 and x_BR.ndim == 2 and len(s_BS) == len(x_BR)
+    if rows and tensor.shape == expected and min(s_BS.shape[1], x_BR.shape[1]) > 0:
+        return
+    raise InputError(
+        "latents must have shape (B, S), spectra (B, R), wave_rest (R,) and weights (B, R), got "
+        f"{tuple(s_BS.shape)}, {tuple(x_BR.shape)} and {name} {tuple(tensor.shape)}"
+    )

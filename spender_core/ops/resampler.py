@@ -1,0 +1,223 @@
+"""Redshift spectra from a restframe grid to an observed one, by the fastest way there is.
+
+Shapes: B spectra, R restframe pixels, L observed pixels, C cells between nodes, P observed points.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from spender_core.errors import InputError
+from spender_core.ops import compiled, eager, fused
+from spender_core.ops.layout import Layout
+from spender_core.ops.resample import coordinate_device
+
+BACKENDS = ("fused", "compiled", "eager")
+"""Ways to resample, the fastest first: kernels on a GPU by Triton, those in C on the host, and
+torch's own functions."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A layout on a device, and a batch of redshifts placed in it.
+
+    Args:
+        layout: The grids.
+        tables: Its arrays as tensors, on the device.
+        shrink: 1 / (1 + z), shape (B,), float64, by which observed wavelengths are multiplied.
+        scale: Coordinate in cells = layout.coordinate * scale + offset, shape (B,), float64.
+        offset: See scale.
+        slope: Factor of the gradient of z, shape (B,), float64, where points are so placed.
+        first: First observed pixel that is reached, shape (B,), int32.
+        last: The one after the last.
+    """
+
+    layout: Layout
+    tables: dict[str, Tensor]
+    shrink: Tensor
+    scale: Tensor
+    offset: Tensor
+    slope: Tensor
+    first: Tensor
+    last: Tensor
+
+    def __getitem__(self, rows: slice) -> Placement:
+        columns = ("shrink", "scale", "offset", "slope", "first", "last")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+
+class Resampler:
+    """Moves restframe spectra to redshifts, on the wavelengths of an instrument.
+
+    The model is a flux density per observed wavelength, up to its normalisation, so it is not
+    divided by 1 + z (Melchior et al. 2023, AJ 166, 74, section 2.3). Values are interpolated
+    linearly between the centres of pixels, as in spender, or averaged over observed pixels.
+    Coordinates are float64 whatever the type of the spectra.
+
+    Args:
+        rest: Wavelengths of the restframe pixels, shape (R,), Angstrom, increasing.
+        observed: Wavelengths of the observed pixels, shape (L,), likewise.
+        conserve_flux: Average restframe pixels, each taken to be flat, over what an observed
+            pixel covers of them, so that the integral over wavelength is kept.
+    """
+
+    def __init__(self, rest: Any, observed: Any, conserve_flux: bool = False) -> None:
+        self.layout = Layout(
+            np.array(rest, dtype=np.float64), np.array(observed, dtype=np.float64), conserve_flux
+        )
+        self._tables: dict[torch.device, dict[str, Tensor]] = {}
+
+    def __call__(
+        self, x_BR: Tensor, z_B: Tensor, backend: str | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return spectra at redshifts, and where the model reaches.
+
+        Args:
+            x_BR: Restframe spectra, shape (B, R), any floating type and device.
+            z_B: Redshifts, shape (B,), finite; float64 keeps their full precision.
+            backend: One of `BACKENDS`; by default the fastest that can do it.
+
+        Returns:
+            The spectra, shape (B, L), 0 where the model does not reach, and where it does, bool
+            (B, L). Gradients flow to both arguments; those of second order do not.
+        """
+        if x_BR.ndim != 2 or x_BR.shape[1] != len(self.layout.rest):
+            raise InputError(
+                f"restframe spectra must have shape (B, {len(self.layout.rest)}), "
+                f"got {tuple(x_BR.shape)}"
+            )
+        if z_B.shape != x_BR.shape[:1]:
+            raise InputError(f"{len(x_BR)} spectra need as many redshifts, got {tuple(z_B.shape)}")
+        home, kind = coordinate_device(x_BR.device), x_BR.dtype
+        exact = kind if kind in (torch.float32, torch.float64) else torch.float32
+        y_BL, valid_BL = _resample(x_BR.to(home, exact), z_B.to(home), self, backend)
+        return y_BL.to(x_BR.device, kind), valid_BL.to(x_BR.device)
+
+    def tables(self, device: torch.device) -> dict[str, Tensor]:
+        """Return the arrays of the layout as tensors on a device."""
+        if device not in self._tables:
+            names = ("node", "width", "point", "coordinate", "shift", "inverse", "lever")
+            arrays = {name: getattr(self.layout, name) for name in names}
+            self._tables[device] = {
+                name: torch.tensor(array, device=device)
+                for name, array in arrays.items()
+                if array is not None
+            }
+        return self._tables[device]
+
+    def place(self, z_B: Tensor, device: torch.device) -> Placement:
+        """Place redshifts, shape (B,): all there is to a spectrum that is not about its pixels."""
+        layout, tables = self.layout, self.tables(device)
+        stretch_B = 1 + z_B.detach().to(device, torch.float64)
+        shrink_B = stretch_B.reciprocal()
+        if layout.kind == "log":
+            scale_B = torch.ones_like(shrink_B)
+            offset_B = (stretch_B.log() + float(np.log(layout.node[0]))) / -layout.step
+            slope_B = shrink_B / -layout.step
+        else:
+            scale_B = shrink_B
+            offset_B = torch.full_like(shrink_B, -layout.node[0] / layout.step)
+            slope_B = -shrink_B.square()
+        first_B, last_B = self._reach(stretch_B, tables["point"])
+        slope_B = -shrink_B if layout.conserve_flux else slope_B
+        return Placement(layout, tables, shrink_B, scale_B, offset_B, slope_B, first_B, last_B)
+
+    def _reach(self, stretch_B: Tensor, point_P: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first pixel that is reached, and the one after the last."""
+        low, high = self.layout.node[0] * stretch_B, self.layout.node[-1] * stretch_B
+        if self.layout.conserve_flux:  # the model covers the pixel from edge to edge
+            first_B = torch.searchsorted(point_P, low, out_int32=True)
+            last_B = torch.searchsorted(point_P, high, out_int32=True, right=True) - 1
+        else:  # strictly between the model's first wavelength and its last
+            first_B = torch.searchsorted(point_P, low, out_int32=True, right=True)
+            last_B = torch.searchsorted(point_P, high, out_int32=True)
+        first_B = first_B.clamp(max=self.layout.pixels)
+        return first_B, torch.maximum(first_B, last_B)
+
+
+class _Resample(torch.autograd.Function):
+    """Saves what it is given and nothing else; the backward pass places all points again."""
+
+    @staticmethod
+    def forward(
+        x_BR: Tensor, z_B: Tensor, resampler: Resampler, backend: str | None
+    ) -> tuple[Tensor, Tensor]:
+        way = _way(x_BR, resampler.layout, backend)
+        made: tuple[Tensor, Tensor] = way.forward(x_BR, resampler.place(z_B, x_BR.device))
+        return made
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x_BR, z_B, ctx.resampler, ctx.backend = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x_BR, z_B)
+        ctx.save_for_forward(x_BR, z_B)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BL: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        x_BR, z_B = ctx.saved_tensors
+        way = _way(x_BR, ctx.resampler.layout, ctx.backend)
+        placed = ctx.resampler.place(z_B, x_BR.device)
+        wants_x, wants_z = ctx.needs_input_grad[:2]
+        grad_BR, grad_B = way.backward(x_BR, placed, grad_BL, wants_x, wants_z)
+        return grad_BR, None if grad_B is None else grad_B.to(z_B), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, x_t: Tensor | None, z_t: Tensor | None, *_: None) -> tuple[Tensor, None]:
+        x_BR, z_B = ctx.saved_tensors
+        change_BL = torch.zeros((), dtype=x_BR.dtype, device=x_BR.device)
+        if x_t is not None:
+            change_BL = change_BL + _resample(x_t, z_B, ctx.resampler, ctx.backend)[0]
+        if z_t is not None:
+            placed = ctx.resampler.place(z_B, x_BR.device)
+            slope_BL = eager.slope(x_BR, placed)
+            change_BL = change_BL + slope_BL * z_t.to(slope_BL)[:, None]
+        return change_BL, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], x: Tensor, z: Tensor, *others: Any
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        size = info.batch_size
+        x_VBR, z_VB = (
+            tensor.movedim(dim, 0) if dim is not None else tensor.expand(size, *tensor.shape)
+            for tensor, dim in zip((x, z), in_dims, strict=False)
+        )
+        made = _resample(x_VBR.flatten(0, 1), z_VB.flatten(), *others)
+        y_VBL, valid_VBL = (tensor.unflatten(0, x_VBR.shape[:2]) for tensor in made)
+        return (y_VBL, valid_VBL), (0, 0)
+
+
+def _resample(*arguments: Any) -> tuple[Tensor, Tensor]:
+    made: tuple[Tensor, Tensor] = _Resample.apply(*arguments)  # type: ignore[no-untyped-call]
+    return made
+
+
+def _way(x_BR: Tensor, layout: Layout, backend: str | None) -> Any:
+    """Return the module that resamples a tensor."""
+    wanted = backend or os.environ.get("SPENDER_BACKEND") or None
+    if wanted is None and fused.serves(x_BR, layout):
+        return fused
+    if wanted is None:
+        return compiled if compiled.serves(x_BR) else eager
+    if wanted not in BACKENDS:
+        raise InputError(f"there is no backend {wanted!r}; there are {', '.join(BACKENDS)}")
+    if wanted == "fused" and not fused.serves(x_BR, layout):
+        raise InputError(
+            f"the fused kernels interpolate on CUDA, where Triton is installed; they do not "
+            f"conserve flux, nor serve {x_BR.device}; leave the backend open, or take 'eager'"
+        )
+    if wanted == "compiled" and not compiled.serves(x_BR):
+        raise InputError(
+            f"the compiled kernels serve float32 and float64 on the host, where a C compiler made "
+            f"them, not {x_BR.dtype} on {x_BR.device}; leave the backend open, or take 'eager'"
+        )
+    return {"fused": fused, "compiled": compiled, "eager": eager}[wanted]
