@@ -16,6 +16,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
+
+from spender_core.native import build
 
 SETUP = """
 import json, statistics, sys, time
@@ -110,9 +113,8 @@ WAYS = {
 
 
 def ask(code: str, environment: dict[str, str], folder: str) -> dict[str, float]:
-    path = os.path.join(folder, "way.py")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(SETUP + code + TIMING)
+    path = Path(folder) / "way.py"
+    path.write_text(SETUP + code + TIMING, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, path], env=os.environ | environment, capture_output=True, text=True
     )
@@ -123,8 +125,9 @@ def ask(code: str, environment: dict[str, str], folder: str) -> dict[str, float]
 
 
 def megabytes(*packages: str) -> float:
-    files = [f for name in packages for f in importlib.metadata.files(name) or ()]
-    return sum(os.path.getsize(f.locate()) for f in files if os.path.exists(f.locate())) / 1e6
+    listed = [f for name in packages for f in importlib.metadata.files(name) or ()]
+    files = [Path(str(f.locate())) for f in listed]
+    return sum(file.stat().st_size for file in files if file.exists()) / 1e6
 
 
 def main() -> None:
@@ -145,10 +148,6 @@ def main() -> None:
 
 def plain(folder: str) -> str:
     """Return a library compiled without the instructions of any processor in particular."""
-    from pathlib import Path
-
-    from spender_core.native import build
-
     os.environ["CC"] = f"{build.compiler()[0]} -DSPENDER_PLAIN"
     return str(build.build(Path(folder)))
 

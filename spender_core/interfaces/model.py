@@ -178,11 +178,10 @@ class Model(nn.Module, ABC):
             )
         observer = self._observer(instrument)
         z_B = redshifts(z, x_BR)
-        y_BL, valid_BL = self._resampler(observer.grid)(x_BR, z_B)
-        if lsf is not None:
-            y_BL = lsf(y_BL)
+        lsfs: list[Any] = [] if lsf is None else [lsf]
         if observer.name in self.lsf:
-            y_BL = self.lsf[observer.name](y_BL)
+            lsfs.append(self.lsf[observer.name])
+        y_BL, valid_BL = self._resampler(observer.grid)(x_BR, z_B, lsfs=lsfs)
         if observer.name in self.calibration:
             wave_L = self._wave(observer.grid, x_BR.device)
             y_BL = self.calibration[observer.name](wave_L, y_BL)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -48,22 +48,17 @@ class Taps:
     Attributes:
         values: One kernel for all pixels, shape (K,), or matrices as `ops.lsf.apply_banded` takes
             them, shape (B, K, L): values[b, k, c] is in column c and in row c - offsets[k].
-        offsets: Their offsets, shape (K,), int32, on the device of the values.
-        low: Smallest offset.
-        high: Largest offset.
+        offsets: Their offsets, K whole numbers.
     """
 
     values: Tensor
-    offsets: Tensor
-    low: int
-    high: int
+    offsets: tuple[int, ...]
 
     @classmethod
     def constant(cls, kernel_K: Tensor) -> Taps:
         """Take a kernel in the order of increasing wavelength, with its centre at tap K // 2."""
-        size = len(kernel_K)
-        offsets_K = size // 2 - torch.arange(size, dtype=torch.int32, device=kernel_K.device)
-        return cls(kernel_K.contiguous(), offsets_K, size // 2 - size + 1, size // 2)._checked()
+        half = len(kernel_K) // 2
+        return cls(kernel_K.contiguous(), tuple(half - k for k in range(len(kernel_K))))
 
     @classmethod
     def banded(cls, data_BKL: Tensor, offsets: Sequence[int]) -> Taps:
@@ -73,21 +68,12 @@ class Taps:
                 f"diagonals of shape {tuple(data_BKL.shape)} do not fit {len(offsets)} offsets; "
                 "give shape (B, K, L) and K offsets, at least one"
             )
-        offsets_K = torch.tensor(offsets, dtype=torch.int32, device=data_BKL.device)
-        return cls(data_BKL.contiguous(), offsets_K, min(offsets), max(offsets))._checked()
+        return cls(data_BKL.contiguous(), tuple(int(offset) for offset in offsets))
 
     @property
     def span(self) -> int:
         """Distance of the first and the last offset."""
-        return self.high - self.low
-
-    def _checked(self) -> Taps:
-        if self.span > WIDEST:
-            raise InputError(
-                f"the LSF reaches over {self.span} pixels; one pass on a GPU takes at most "
-                f"{WIDEST}: resample first, then apply it by `spender_core.ops.lsf`"
-            )
-        return self
+        return max(self.offsets) - min(self.offsets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +106,11 @@ def serves(x_BR: Tensor, layout: Layout) -> bool:
     return x_BR.is_cuda and not layout.conserve_flux and _installed()
 
 
+def takes(taps: Taps, x_BR: Tensor) -> bool:
+    """Tell whether the kernels can apply an LSF to such spectra: it is narrow, and beside them."""
+    return taps.span <= WIDEST and taps.values.device == x_BR.device
+
+
 def forward(
     x_BR: Tensor, placed: Placement, taps: Taps | None = None, block: int = BLOCK
 ) -> tuple[Tensor, Tensor]:
@@ -146,11 +137,12 @@ def forward(
         with torch.cuda.device_of(x_BR):
             forward_kernel[(rows, -(-pixels // block))](*arrays, *sizes, **flags)
         return y_BL, valid_BL
+    lsf = _lsf(taps, x_BR, placed)
     useful = block - taps.span
     tiles = -(-pixels // useful)
     programs = min(rows * tiles, PROGRAMS * _multiprocessors(x_BR.device))
-    arrays += (*_lsf(taps, x_BR, placed), x_BR.new_empty((programs, block), dtype=_real(x_BR)))
-    sizes += (len(taps.offsets), taps.low, useful, tiles, rows * tiles)
+    arrays += (*lsf, x_BR.new_empty((programs, block), dtype=_real(x_BR)))
+    sizes += (len(taps.offsets), min(taps.offsets), useful, tiles, rows * tiles)
     with torch.cuda.device_of(x_BR):
         forward_lsf_kernel[(programs,)](*arrays, *sizes, LSF=_kind(taps), **flags)
     return y_BL, valid_BL
@@ -272,13 +264,24 @@ def _lsf(taps: Taps | None, x_BR: Tensor, placed: Placement) -> tuple[Tensor, Te
     """Return the arrays of an LSF, or something in their place."""
     if taps is None:
         return x_BR, x_BR
+    if taps.span > WIDEST:
+        raise InputError(
+            f"the LSF reaches over {taps.span} pixels; one pass on a GPU takes at most "
+            f"{WIDEST}: resample first, then apply it by `spender_core.ops.lsf`"
+        )
     expected = (len(x_BR), len(taps.offsets), placed.layout.pixels)
     if taps.values.ndim == 3 and taps.values.shape != expected:
         raise InputError(
             f"matrices of shape {tuple(taps.values.shape)} do not fit the spectra: "
             f"give (B, K, L) = {expected}"
         )
-    return taps.values, taps.offsets
+    return taps.values, _offsets(taps.offsets, x_BR.device)
+
+
+@lru_cache(maxsize=64)
+def _offsets(offsets: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return offsets as a tensor, int32: a copy to a device at each call would wait for it."""
+    return torch.tensor(offsets, dtype=torch.int32, device=device)
 
 
 def _pointers(x_BR: Tensor, placed: Placement, tables: _Tables) -> tuple[Tensor, ...]:

@@ -6,6 +6,7 @@ Shapes: B spectra, R restframe pixels, L observed pixels, C cells between nodes,
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from spender_core.errors import InputError
 from spender_core.ops import compiled, eager, fused
 from spender_core.ops.layout import Layout
+from spender_core.ops.observing import HasTaps, observe
 from spender_core.ops.resample import coordinate_device
 
 BACKENDS = ("fused", "compiled", "eager")
@@ -75,14 +77,20 @@ class Resampler:
         self._tables: dict[torch.device, dict[str, Tensor]] = {}
 
     def __call__(
-        self, x_BR: Tensor, z_B: Tensor, backend: str | None = None
+        self,
+        x_BR: Tensor,
+        z_B: Tensor,
+        backend: str | None = None,
+        lsfs: Sequence[Callable[[Tensor], Tensor]] = (),
     ) -> tuple[Tensor, Tensor]:
-        """Return spectra at redshifts, and where the model reaches.
+        """Return spectra at redshifts, broadened if there are LSFs, and where the model reaches.
 
         Args:
             x_BR: Restframe spectra, shape (B, R), any floating type and device.
             z_B: Redshifts, shape (B,), finite; float64 keeps their full precision.
             backend: One of `BACKENDS`; by default the fastest that can do it.
+            lsfs: Line spread functions to apply, in order; they map spectra (B, L) to broadened
+                ones. One alone that has `as_taps` may be applied in the same pass, from those.
 
         Returns:
             The spectra, shape (B, L), 0 where the model does not reach, and where it does, bool
@@ -97,8 +105,26 @@ class Resampler:
             raise InputError(f"{len(x_BR)} spectra need as many redshifts, got {tuple(z_B.shape)}")
         home, kind = coordinate_device(x_BR.device), x_BR.dtype
         exact = kind if kind in (torch.float32, torch.float64) else torch.float32
-        y_BL, valid_BL = _resample(x_BR.to(home, exact), z_B.to(home), self, backend)
-        return y_BL.to(x_BR.device, kind), valid_BL.to(x_BR.device)
+        x_BR, z_B, target = x_BR.to(home, exact), z_B.to(home), x_BR.device
+        taps = self._taps(x_BR, backend, lsfs)
+        if taps is not None:
+            y_BL, valid_BL = observe(x_BR, z_B, taps, self)
+            return y_BL.to(kind), valid_BL
+        y_BL, valid_BL = _resample(x_BR, z_B, self, backend)
+        y_BL = y_BL.to(target, kind)
+        for lsf in lsfs:
+            y_BL = lsf(y_BL)
+        return y_BL, valid_BL.to(target)
+
+    def _taps(
+        self, x_BR: Tensor, backend: str | None, lsfs: Sequence[Callable[[Tensor], Tensor]]
+    ) -> fused.Taps | None:
+        """Return the LSF that can be applied in one pass with the resampling, if it is the only."""
+        if len(lsfs) != 1 or _way(x_BR, self.layout, backend) is not fused:
+            return None
+        lsf: object = lsfs[0]
+        taps = lsf.as_taps() if isinstance(lsf, HasTaps) else None
+        return taps if taps is not None and fused.takes(taps, x_BR) else None
 
     def tables(self, device: torch.device) -> dict[str, Tensor]:
         """Return the arrays of the layout as tensors on a device."""

@@ -68,7 +68,7 @@ def matrices(taps: Taps, pixels: int) -> Tensor:
     """Return an LSF as dense matrices, (1 or B, L, L), by their definition."""
     values = taps.values if taps.values.ndim == 3 else taps.values[None, :, None]
     dense = values.new_zeros((len(values), pixels, pixels))
-    for k, offset in enumerate(taps.offsets.tolist()):
+    for k, offset in enumerate(taps.offsets):
         for row in range(max(0, -offset), min(pixels, pixels - offset)):
             column = row + offset
             dense[:, row, column] = values[:, k, column if taps.values.ndim == 3 else 0]
@@ -259,7 +259,7 @@ def taps_of(name: str, spectra: int) -> Taps:
 
 
 def cast(taps: Taps, dtype: torch.dtype) -> Taps:
-    return Taps(taps.values.to(dtype), taps.offsets, taps.low, taps.high)
+    return Taps(taps.values.to(dtype), taps.offsets)
 
 
 @pytest.mark.parametrize("lsf", LSFS)
@@ -270,7 +270,7 @@ def test_an_lsf_equals_its_dense_matrix(lsf: str, rest: str) -> None:
     taps = taps_of(lsf, len(Z))
     x, z = case.x.clone().requires_grad_(), case.z.clone().requires_grad_()
     values = taps.values.clone().requires_grad_()
-    dense = matrices(Taps(values, taps.offsets, taps.low, taps.high), OBSERVED)
+    dense = matrices(Taps(values, taps.offsets), OBSERVED)
     y, valid = reference(x, case.rest, case.observed, z)
     y = (dense @ y[..., None])[..., 0]
     expected = torch.autograd.grad(y, (x, z, values), case.g)
@@ -312,14 +312,14 @@ class Function(torch.autograd.Function):
     def forward(ctx, x, z, values, resampler, taps):  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x, z, values)
         ctx.others = resampler, taps
-        taps = Taps(values, taps.offsets, taps.low, taps.high)
+        taps = Taps(values, taps.offsets)
         return fused.forward(x, resampler.place(z, CPU), taps, block=BLOCK)[0]
 
     @staticmethod
     def backward(ctx, g):  # type: ignore[no-untyped-def]
         x, z, values = ctx.saved_tensors
         resampler, taps = ctx.others
-        taps, placed = Taps(values, taps.offsets, taps.low, taps.high), resampler.place(z, CPU)
+        taps, placed = Taps(values, taps.offsets), resampler.place(z, CPU)
         to_x, to_z = fused.backward(x, placed, g, True, True, taps, block=BLOCK)
         return to_x, to_z, fused.backward_taps(x, placed, g, taps, block=BLOCK), None, None
 
