@@ -7,6 +7,9 @@ SPENDER_API int spender_version(void) { return 1; }
 
 /* ---- float32 on nearly uniform grids ---- */
 
+/* Not cloned for AVX2: with it GCC 12 reads tables by gather instructions, and the whole then took
+   28 ms instead of 5 (a Xeon of model 207; benchmarks/bench_transform.py with -march=x86-64-v3). */
+
 /* The masses of the cells that a pixel covers, for n = last - first of its cells. */
 static inline float mass_first(const spender_job *job, const spender_places *at, int k) {
     return (1.0f - at->share[k]) * spender_width(job, at->cell[k]);
@@ -26,7 +29,7 @@ static float mean_of_cells(const spender_job *job, const float *x, const spender
     return sum / total;
 }
 
-SPENDER_CLONES void spender_forward_block(const spender_job *job, int64_t row, int64_t from, int count) {
+void spender_forward_block(const spender_job *job, int64_t row, int64_t from, int count) {
     const float *x = (const float *)job->x + row * job->rest;
     float *y = (float *)job->y + row * job->observed + from;
     spender_places at;
@@ -62,8 +65,8 @@ static void scatter_mean(const spender_job *job, float *grad_x, float grad,
     }
 }
 
-SPENDER_CLONES void spender_backward_block(const spender_job *job, int64_t row, int64_t from,
-                                           int count, double *slope) {
+void spender_backward_block(const spender_job *job, int64_t row, int64_t from, int count,
+                            double *slope) {
     const float *x = (const float *)job->x + row * job->rest;
     const float *grad_y = (const float *)job->grad_y + row * job->observed + from;
     float *grad_x = job->grad_x ? (float *)job->grad_x + row * job->rest : 0;
