@@ -72,13 +72,10 @@ class _Observe(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BL: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x_BR, z_B, values = ctx.saved_tensors
-        placed, taps = ctx.resampler.place(z_B, x_BR.device), Taps(values, ctx.offsets)
-        wants_x, wants_z, wants_values = ctx.needs_input_grad[:3]
-        grad_BR, grad_B = fused.backward(x_BR, placed, grad_BL, wants_x, wants_z, taps)
-        grad_z = None if grad_B is None else grad_B.to(z_B)
-        grad_values = fused.backward_taps(x_BR, placed, grad_BL, taps) if wants_values else None
-        return grad_BR, grad_z, grad_values, None, None
+        made: tuple[Tensor | None, ...] = _Adjoint.apply(  # type: ignore[no-untyped-call]
+            *ctx.saved_tensors, grad_BL, ctx.offsets, ctx.resampler, ctx.needs_input_grad[:3]
+        )
+        return *made, None, None
 
     @staticmethod
     def jvp(
@@ -104,6 +101,44 @@ class _Observe(torch.autograd.Function):
         function = partial(_two_steps, offsets=offsets, resampler=resampler)
         made: tuple[Tensor, Tensor] = torch.func.vmap(function, in_dims[:3])(x, z, values)
         return made, (0, 0)
+
+
+class _Adjoint(torch.autograd.Function):
+    """The backward pass as one step, so that torch.func gives the kernels plain tensors."""
+
+    @staticmethod
+    def forward(
+        x_BR: Tensor,
+        z_B: Tensor,
+        values: Tensor,
+        grad_BL: Tensor,
+        offsets: Offsets,
+        resampler: Resampler,
+        wanted: tuple[bool, bool, bool],
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        placed, taps = resampler.place(z_B, x_BR.device), Taps(values, offsets)
+        grad_BR, grad_B = fused.backward(x_BR, placed, grad_BL, wanted[0], wanted[1], taps)
+        grad_z = None if grad_B is None else grad_B.to(z_B)
+        grad_values = fused.backward_taps(x_BR, placed, grad_BL, taps) if wanted[2] else None
+        return grad_BR, grad_z, grad_values
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep nothing: there are no derivatives of second order."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], *inputs: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        x, z, values, grad, offsets, resampler, _ = inputs
+        function = partial(_two_steps, offsets=offsets, resampler=resampler)
+
+        def pulled_back(x: Tensor, z: Tensor, values: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+            back = torch.func.vjp(function, x, z, values, has_aux=True)[1]
+            gradients: tuple[Tensor, ...] = back(grad)
+            return gradients
+
+        return torch.func.vmap(pulled_back, in_dims[:4])(x, z, values, grad), (0, 0, 0)
 
 
 def _two_steps(

@@ -189,12 +189,10 @@ class _Resample(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BL: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x_BR, z_B = ctx.saved_tensors
-        way = _way(x_BR, ctx.resampler.layout, ctx.backend)
-        placed = ctx.resampler.place(z_B, x_BR.device)
-        wants_x, wants_z = ctx.needs_input_grad[:2]
-        grad_BR, grad_B = way.backward(x_BR, placed, grad_BL, wants_x, wants_z)
-        return grad_BR, None if grad_B is None else grad_B.to(z_B), None, None
+        made: tuple[Tensor | None, Tensor | None] = _Adjoint.apply(  # type: ignore[no-untyped-call]
+            *ctx.saved_tensors, grad_BL, ctx.resampler, ctx.backend, ctx.needs_input_grad[:2]
+        )
+        return *made, None, None
 
     @staticmethod
     def jvp(ctx: Any, x_t: Tensor | None, z_t: Tensor | None, *_: None) -> tuple[Tensor, None]:
@@ -212,14 +210,51 @@ class _Resample(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], x: Tensor, z: Tensor, *others: Any
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        size = info.batch_size
-        x_VBR, z_VB = (
-            tensor.movedim(dim, 0) if dim is not None else tensor.expand(size, *tensor.shape)
-            for tensor, dim in zip((x, z), in_dims, strict=False)
-        )
-        made = _resample(x_VBR.flatten(0, 1), z_VB.flatten(), *others)
-        y_VBL, valid_VBL = (tensor.unflatten(0, x_VBR.shape[:2]) for tensor in made)
+        (x_VBR, z_VB), copies = _copies(info, in_dims, x, z)
+        made = _resample(x_VBR, z_VB, *others)
+        y_VBL, valid_VBL = (tensor.unflatten(0, copies) for tensor in made)
         return (y_VBL, valid_VBL), (0, 0)
+
+
+class _Adjoint(torch.autograd.Function):
+    """The backward pass as one step, so that torch.func gives the kernels plain tensors."""
+
+    @staticmethod
+    def forward(
+        x_BR: Tensor,
+        z_B: Tensor,
+        grad_BL: Tensor,
+        resampler: Resampler,
+        backend: str | None,
+        wanted: tuple[bool, bool],
+    ) -> tuple[Tensor | None, Tensor | None]:
+        way, placed = _way(x_BR, resampler.layout, backend), resampler.place(z_B, x_BR.device)
+        grad_BR, grad_B = way.backward(x_BR, placed, grad_BL, *wanted)
+        return grad_BR, None if grad_B is None else grad_B.to(z_B)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep nothing: there are no derivatives of second order."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], x: Tensor, z: Tensor, grad: Tensor, *others: Any
+    ) -> tuple[tuple[Tensor | None, ...], tuple[int | None, ...]]:
+        rows, copies = _copies(info, in_dims, x, z, grad)
+        made = _Adjoint.apply(*rows, *others)  # type: ignore[no-untyped-call]
+        parts = tuple(None if part is None else part.unflatten(0, copies) for part in made)
+        return parts, tuple(None if part is None else 0 for part in parts)
+
+
+def _copies(
+    info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor
+) -> tuple[list[Tensor], tuple[int, int]]:
+    """Return the rows of all copies that are mapped over, (V B, ...), and V and B."""
+    front = [
+        tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        for tensor, dim in zip(tensors, in_dims, strict=False)
+    ]
+    return [tensor.flatten(0, 1) for tensor in front], (front[0].shape[0], front[0].shape[1])
 
 
 def _resample(*arguments: Any) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The kernels for GPUs without one: compiled for several, and run by Triton's interpreter.
 
 The interpreter must be chosen before Triton is imported, and holds for a whole process. So the
-laws are in test_triton_laws.py, which runs in a process of its own.
+laws are in files of their own, which run in another process.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pytest
 
 triton = pytest.importorskip("triton", reason="needs Triton (pip install triton, on Linux)")
 
+LAWS = "test_triton_laws.py", "test_triton_observing.py"
 INTERPRETS = (3, 7)
 """First version whose interpreter works with the numpy of today."""
 
@@ -26,9 +27,9 @@ def test_the_laws_hold_in_the_interpreter() -> None:
     found = tuple(int(part) for part in version("triton").split(".")[:2])
     if found < INTERPRETS:
         pytest.skip(f"the interpreter of triton {version('triton')} does not take a new numpy")
-    laws = Path(__file__).with_name("test_triton_laws.py")
+    laws = [str(Path(__file__).with_name(name)) for name in LAWS]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(laws)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *laws],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
@@ -105,7 +106,17 @@ def test_the_kernels_compile_without_a_gpu(
         assert ".nc" not in made.asm["ptx"], "a load bypasses what the same kernel has written"
 
 
-def test_the_transform_is_imported_without_triton() -> None:
-    code = "import sys\nfrom spender_core.ops import fused\nprint('triton' in sys.modules)"
+def test_the_host_transforms_without_triton() -> None:
+    code = """if True:
+        import sys
+        import torch
+        from spender_core.nn.layers import ConstantLSF
+        from spender_core.ops.resampler import Resampler
+        resampler = Resampler(torch.arange(100.0, 200.0), torch.arange(120.0, 180.0))
+        x = torch.rand(2, 100, requires_grad=True)
+        y, _ = resampler(x, torch.zeros(2), lsfs=[ConstantLSF(3)])
+        y.sum().backward()
+        print("triton" in sys.modules)
+    """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

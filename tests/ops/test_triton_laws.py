@@ -346,9 +346,9 @@ def test_gradcheck(rest: str, banded: bool) -> None:
 
 
 def test_an_lsf_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(InputError, match=r"600 pixels.*at most 512"):
-        Taps.banded(torch.zeros(1, 2, 9), (0, 600))
     case = case_of("linear", "linear", Z)
+    with pytest.raises(InputError, match=r"600 pixels.*at most 512"):
+        fused.forward(case.x, case.placed, Taps.constant(torch.ones(601)))
     other = Taps.banded(torch.zeros(len(Z) + 1, 1, OBSERVED), (0,))
     with pytest.raises(InputError, match=r"do not fit the spectra.*\(3, 1, 263\)"):
         fused.forward(case.x, case.placed, other)
