@@ -6,8 +6,10 @@ SPENDER_BUILD=require is set, as it is where wheels for others are built, that i
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
+import platform
+import runpy
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -23,19 +25,19 @@ class CompiledKernels(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and mark the wheel as one for this platform, whatever its Python."""
         folder = Path(self.root) / NATIVE
-        sys.path.insert(0, str(folder))
+        # by its path: where wheels are made there is no torch, which the package imports
+        build = runpy.run_path(str(folder / "build.py"))
         try:
-            import build  # of the folder: it needs nothing of the package
-        finally:
-            sys.path.remove(str(folder))
-        try:
-            made = build.build(folder)
-        except (FileNotFoundError, RuntimeError) as error:
+            made = build["build"](folder)
+        except (OSError, RuntimeError) as error:
             if os.environ.get("SPENDER_BUILD") == "require":
                 raise
+            with contextlib.suppress(OSError):  # of sources that were others
+                (folder / build["LIBRARY"]).unlink(missing_ok=True)
             self.app.display_warning(f"built without compiled kernels: {error}")
             return
         build_data["artifacts"].append(f"/{NATIVE.as_posix()}/{made.name}")
         build_data["pure_python"] = False
-        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-        build_data["tag"] = f"py3-none-{platform}"
+        # a Python for both processors of a Mac compiles for the one that it runs on
+        tag = sysconfig.get_platform().replace("universal2", platform.machine())
+        build_data["tag"] = f"py3-none-{tag.replace('-', '_').replace('.', '_')}"

@@ -28,7 +28,7 @@ class Grid:
     def wave(self) -> FloatArray:
         """Wavelengths of the pixel centres, shape (size,), Angstrom, read-only."""
         nodes = np.asarray(self._nodes(), dtype=np.float64)
-        _check_nodes(nodes)
+        check_nodes(nodes)
         nodes.setflags(write=False)
         return nodes
 
@@ -124,7 +124,7 @@ class Table(Grid):
 
     def __init__(self, wave: ArrayLike) -> None:
         self._wave = np.array(np.asarray(wave), dtype=np.float64)
-        _check_nodes(self._wave)
+        check_nodes(self._wave)
         self.size = len(self._wave)
 
     def __repr__(self) -> str:
@@ -142,7 +142,12 @@ def as_grid(grid: Grid | ArrayLike | Any) -> Grid:
     return grid if isinstance(grid, Grid) else Table(grid)
 
 
-def _check_nodes(wave: FloatArray) -> None:
+def check_nodes(wave: FloatArray) -> None:
+    """Check that wavelengths can be a grid.
+
+    Raises:
+        GridError: They are not at least two in one dimension, finite, positive and increasing.
+    """
     if wave.ndim != 1 or len(wave) < 2:
         raise GridError(
             f"a grid needs at least two wavelengths in one dimension, got shape {wave.shape}"

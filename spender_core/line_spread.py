@@ -17,6 +17,7 @@ from torch import Tensor
 
 from spender_core.batch import all_finite
 from spender_core.errors import InputError
+from spender_core.ops.fused import Taps
 from spender_core.ops.lsf import apply_banded, convolve_gaussian
 
 _WIDEST = 4
@@ -115,6 +116,10 @@ class BandedLSF:
     def __call__(self, y_BL: Tensor) -> Tensor:
         """Multiply spectra, shape (B, L), each by its own matrix."""
         return apply_banded(y_BL, self.data, self.offsets)
+
+    def as_taps(self) -> Taps:
+        """Return what a call does, for kernels that resample and broaden in one pass."""
+        return Taps.banded(self.data, self.offsets)
 
     def __len__(self) -> int:
         return len(self.data)

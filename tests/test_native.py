@@ -47,7 +47,9 @@ def python(code: str, **environment: str) -> str:
 def test_a_build_is_whole_and_leaves_nothing_else(tmp_path):
     made = build.build(tmp_path)
     assert list(tmp_path.iterdir()) == [made]
-    assert ctypes.CDLL(str(made)).spender_version() == native.VERSION
+    library = ctypes.CDLL(str(made))
+    library.spender_sources.restype = ctypes.c_char_p
+    assert library.spender_sources().decode() == build.digest()
 
 
 def test_a_missing_compiler_is_said(tmp_path, monkeypatch):
@@ -77,11 +79,66 @@ def test_libraries_can_be_switched_off_and_chosen(tmp_path):
 
 
 @needs_compiler
-def test_a_library_for_other_arguments_is_not_used(tmp_path):
+def test_a_library_of_other_sources_is_not_used_and_that_is_said(tmp_path):
     source, made = tmp_path / "old.c", tmp_path / "old.so"
-    source.write_text("int spender_version(void) { return -1; }\n")
+    source.write_text('const char *spender_sources(void) { return "0123"; }\n')
     subprocess.run([*build.compiler(), "-shared", "-fPIC", source, "-o", made], check=True)
-    assert python(ASK, SPENDER_NATIVE=str(made)) == "False"
+    warned = (
+        "import warnings; warnings.simplefilter('default'); import sys; sys.stderr = sys.stdout\n"
+    )
+    said = python(warned + ASK, SPENDER_NATIVE=str(made))
+    assert said.endswith("False")
+    assert "old.so was compiled from other sources and is not used" in said
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time, numpy as np, torch
+from spender_core import native
+from spender_core.ops.resampler import Resampler
+torch.set_num_threads(2)
+native._forked = sys.argv[1] == "pool"
+resampler = Resampler(np.linspace(3000, 9000, 6000), np.linspace(3600, 9824, 7781))
+x, z = torch.rand(512, 6000), torch.rand(512).double()
+expected = resampler(x, z, "compiled")[0].clone()
+armed = False
+def interrupt(*_):
+    global armed
+    if armed:
+        armed = False
+        raise KeyboardInterrupt
+signal.signal(signal.SIGINT, interrupt)
+ended = threading.Event()
+def press():
+    while not ended.is_set():
+        time.sleep(0.003)
+        os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=press).start()
+interrupts = wrong = 0
+end = time.monotonic() + 6
+while time.monotonic() < end:
+    try:
+        armed = True
+        y = resampler(x, z, "compiled")[0]
+        armed = False
+        wrong += not torch.equal(y, expected)
+    except KeyboardInterrupt:
+        interrupts += 1
+ended.set()
+print(interrupts > 20, wrong)
+os._exit(0)
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="signals are those of Unix")
+@pytest.mark.parametrize("way", ["team", "pool"])
+def test_a_key_that_interrupts_breaks_nothing(way):
+    """No thread may write to what has been freed, and nothing unfinished may be returned."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, way], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "0"]
 
 
 @needs_compiler

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -286,11 +285,9 @@ class Model(nn.Module, ABC):
         Returns:
             Shape (B,), bool, on the host.
         """
-        wave, rest = self._observer(instrument).grid.wave, self.rest.wave
-        stretch = 1 + as_tensor(z, torch.float64).detach().cpu().reshape(-1).numpy()
-        first = np.searchsorted(wave, rest[0] * stretch, "left")
-        after = np.searchsorted(wave, rest[-1] * stretch, "right")
-        return torch.from_numpy((after > first) & (stretch > 0))
+        z_B = as_tensor(z, torch.float64).detach().cpu().reshape(-1)
+        first_B, after_B = self._resampler(self._observer(instrument).grid).reach(z_B)
+        return after_B > first_B
 
     def loss(
         self,

@@ -7,6 +7,7 @@ all versions of both.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -34,6 +35,14 @@ def compiler() -> list[str]:
     raise FileNotFoundError("no C compiler found: neither cc nor gcc nor clang; set CC")
 
 
+def digest() -> str:
+    """Return a hash of the sources, which the library holds, so that an old one is told."""
+    made = hashlib.blake2b(digest_size=16)
+    for path in sorted([*HERE.glob("*.c"), *HERE.glob("*.h")]):
+        made.update(path.name.encode() + b"\0" + path.read_bytes())
+    return made.hexdigest()
+
+
 def build(folder: Path = HERE) -> Path:
     """Compile the library into a folder, whole or not at all, and return its path.
 
@@ -44,10 +53,12 @@ def build(folder: Path = HERE) -> Path:
     target = folder / LIBRARY
     shared = ["-dynamiclib"] if sys.platform == "darwin" else ["-shared"]
     position = [] if sys.platform == "win32" else ["-fPIC"]
+    # beside the target, so that it is replaced whole
     with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as scratch:
         made = Path(scratch) / LIBRARY
         sources = [str(HERE / name) for name in SOURCES]
-        command = [*compiler(), *FLAGS, *position, *shared, *sources, "-o", str(made)]
+        flags = [*FLAGS, f'-DSPENDER_SOURCES="{digest()}"', *position, *shared]
+        command = [*compiler(), *flags, *sources, "-o", str(made)]
         # a compiler that knows no clones of functions makes them once, for any processor
         for variant in (command, [*command, "-DSPENDER_PLAIN"]):
             done = subprocess.run(variant, capture_output=True, text=True, check=False)

@@ -11,6 +11,7 @@ import mmap
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -25,7 +26,10 @@ _idle: deque[mmap.mmap] = deque()
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return a contiguous tensor on the host whose values are not set, as `torch.empty`."""
+    """Return a contiguous tensor on the host whose values are not set, as `torch.empty`.
+
+    Where it is large it cannot be resized, as no tensor made of an array of numpy can.
+    """
     size = dtype.itemsize * int(np.prod(shape))
     if size < _PAGE or not hasattr(mmap, "MAP_PRIVATE"):
         return torch.empty(shape, dtype=dtype)
@@ -51,6 +55,9 @@ def _block(size: int) -> mmap.mmap:
 
 
 def _give_back(block: mmap.mmap) -> None:
+    if len(block) > _KEPT:
+        return
     _idle.append(block)
     while sum(len(kept) for kept in tuple(_idle)) > _KEPT:
-        _idle.popleft()
+        with suppress(IndexError):  # another thread was faster
+            _idle.popleft()

@@ -3,7 +3,8 @@
 
 #include "resample.h"
 
-SPENDER_API int spender_version(void) { return 1; }
+/* Of what the library was compiled. */
+SPENDER_API const char *spender_sources(void) { return SPENDER_SOURCES; }
 
 /* ---- float32 on nearly uniform grids ---- */
 

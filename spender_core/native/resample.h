@@ -54,7 +54,7 @@ static inline void spender_place(const spender_job *job, int64_t row, int64_t fr
     for (int k = 0; k < count; k++) {
         double u = point[k] * scale + offset;
         int32_t cell = (int32_t)u;
-        cell = cell > top ? top : cell;
+        cell = cell > top ? top : cell < 0 ? 0 : cell;
         out->cell[k] = cell;
         out->share[k] = (float)(u - cell);
     }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spender_core.errors import InputError
 from spender_core.line_spread import GaussianLSF
+from spender_core.ops.fused import Taps
 from spender_core.ops.lsf import convolve_constant, convolve_gaussian
 
 
@@ -90,6 +91,10 @@ class ConstantLSF(nn.Module):
     def forward(self, y_BL: Tensor) -> Tensor:
         """Broaden spectra, shape (B, L)."""
         return convolve_constant(y_BL, self.kernel)
+
+    def as_taps(self) -> Taps:
+        """Return what `forward` does, for kernels that resample and broaden in one pass."""
+        return Taps.constant(self.kernel / self.kernel.sum())
 
 
 class PixelGaussianLSF(nn.Module):

@@ -213,6 +213,12 @@ def _slopes(x_BR: Tensor, placed: Placement, cell: Tensor, share: Tensor) -> Ten
 def _averaged(x_BR: Tensor, placed: Placement, cell: Tensor, share: Tensor) -> Tensor:
     """Return means over observed pixels: differences of the integral at their edges, (B, L)."""
     tables = placed.tables
+    lost_BC = ~x_BR.isfinite()
+    if bool(lost_BC.any()):  # sums over pixels would carry it to all that follow
+        mean_BL = _averaged(x_BR.masked_fill(lost_BC, 0), placed, cell, share)
+        count_BC = torch.nn.functional.pad(lost_BC.cumsum(dim=1), (1, 0))
+        inside_BL = count_BC.gather(1, cell[:, 1:] + 1) > count_BC.gather(1, cell[:, :-1])
+        return mean_BL.masked_fill(inside_BL, torch.nan)
     mass_BC = x_BR * tables["width"]
     below_BC = mass_BC.cumsum(dim=1) - mass_BC
     integral_BP = below_BC.gather(1, cell) + mass_BC.gather(1, cell) * share

@@ -17,6 +17,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from spender_core.grid import check_nodes
+
 FloatArray = NDArray[np.float64]
 
 _ROUNDING = 1e-7
@@ -27,10 +29,6 @@ _NEARLY_LOG = 1e-3
 """Most of it on a logarithmic grid, and the largest step in ln(wavelength): products of both are
 left out of the weights, which then err by less than 5e-7."""
 
-_FINE = 0.2
-"""Least width of observed pixels, in cells, over which float32 tells means well enough: it places
-their edges to 6e-8 cells."""
-
 
 @dataclass(frozen=True, eq=False)
 class Layout:
@@ -40,11 +38,18 @@ class Layout:
         rest: Wavelengths of the restframe pixels, shape (R,), Angstrom, increasing.
         observed: Wavelengths of the observed pixels, shape (L,), likewise.
         conserve_flux: Average over pixels, instead of interpolating between their centres.
+
+    Raises:
+        GridError: Wavelengths are not at least two, finite, positive and strictly increasing.
     """
 
     rest: FloatArray
     observed: FloatArray
     conserve_flux: bool = False
+
+    def __post_init__(self) -> None:
+        for wave in (self.rest, self.observed):
+            check_nodes(wave)
 
     @cached_property
     def node(self) -> FloatArray:
@@ -85,17 +90,32 @@ class Layout:
     @cached_property
     def kind(self) -> Literal["linear", "log", "irregular"]:
         """How points are placed: by arithmetic in wavelength or in its logarithm, or by search."""
-        if self.conserve_flux and np.diff(self.point).min() < _FINE * self.width.max():
-            return "irregular"
         if np.abs(self._linear[1]).max() < _NEARLY_LINEAR:
             return "linear"
+        if min(self.node[0], self.point[0]) <= 0:  # an edge half a wide pixel before the first
+            return "irregular"
         step, shift = self._log
         return "log" if step <= _NEARLY_LOG and np.abs(shift).max() <= _NEARLY_LOG else "irregular"
 
     @property
     def step(self) -> float:
         """Distance of nodes, in Angstrom or in ln(wavelength)."""
-        return (self._log if self.kind == "log" else self._linear)[0]
+        return float((self._log if self.kind == "log" else self._linear)[0])
+
+    @property
+    def start(self) -> float:
+        """The first node, Angstrom."""
+        return float(self.node[0])
+
+    @property
+    def end(self) -> float:
+        """The last node, Angstrom."""
+        return float(self.node[-1])
+
+    @cached_property
+    def finest(self) -> float:
+        """Least distance of observed points, in cells, at redshift 0."""
+        return float(np.diff(self.point).min() / self.width.max())
 
     @property
     def curve(self) -> float:

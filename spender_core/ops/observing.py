@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from spender_core.errors import InputError
 from spender_core.ops import eager, fused
+from spender_core.ops.first_order import SECOND_ORDER
 from spender_core.ops.fused import Taps
 from spender_core.ops.lsf import apply_banded
 
@@ -70,7 +71,6 @@ class _Observe(torch.autograd.Function):
         ctx.save_for_forward(x_BR, z_B, values)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_BL: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         made: tuple[Tensor | None, ...] = _Adjoint.apply(  # type: ignore[no-untyped-call]
             *ctx.saved_tensors, grad_BL, ctx.offsets, ctx.resampler, ctx.needs_input_grad[:3]
@@ -125,6 +125,11 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """Keep nothing: there are no derivatives of second order."""
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        """Refuse: see `ops.first_order`."""
+        raise InputError(SECOND_ORDER)
 
     @staticmethod
     def vmap(

@@ -5,6 +5,7 @@ Shapes: B spectra, R restframe pixels, L observed pixels, C cells between nodes,
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from spender_core.errors import InputError
 from spender_core.ops import compiled, eager, fused
+from spender_core.ops.first_order import SECOND_ORDER
 from spender_core.ops.layout import Layout
 from spender_core.ops.observing import HasTaps, observe
 from spender_core.ops.resample import coordinate_device
@@ -87,14 +88,18 @@ class Resampler:
 
         Args:
             x_BR: Restframe spectra, shape (B, R), any floating type and device.
-            z_B: Redshifts, shape (B,), finite; float64 keeps their full precision.
+            z_B: Redshifts, shape (B,); float64 keeps their full precision. Nothing is reached at
+                those that are not finite or not above -1.
             backend: One of `BACKENDS`; by default the fastest that can do it.
             lsfs: Line spread functions to apply, in order; they map spectra (B, L) to broadened
                 ones. One alone that has `as_taps` may be applied in the same pass, from those.
 
         Returns:
             The spectra, shape (B, L), 0 where the model does not reach, and where it does, bool
-            (B, L). Gradients flow to both arguments; those of second order do not.
+            (B, L). Gradients flow to both arguments; those of second order are refused.
+
+        Raises:
+            InputError: Shapes do not fit, or the backend is unknown or cannot do it.
         """
         if x_BR.ndim != 2 or x_BR.shape[1] != len(self.layout.rest):
             raise InputError(
@@ -142,22 +147,28 @@ class Resampler:
         """Place redshifts, shape (B,): all there is to a spectrum that is not about its pixels."""
         layout, tables = self.layout, self.tables(device)
         stretch_B = 1 + z_B.detach().to(device, torch.float64)
+        first_B, last_B = self.reach(z_B.detach().to(device))
+        # where nothing is reached, z must not turn what is 0 into NaN
+        stretch_B = torch.where(last_B > first_B, stretch_B, 1.0)
         shrink_B = stretch_B.reciprocal()
         if layout.kind == "log":
             scale_B = torch.ones_like(shrink_B)
-            offset_B = (stretch_B.log() + float(np.log(layout.node[0]))) / -layout.step
+            offset_B = (stretch_B.log() + math.log(layout.start)) / -layout.step
             slope_B = shrink_B / -layout.step
         else:
             scale_B = shrink_B
-            offset_B = torch.full_like(shrink_B, -layout.node[0] / layout.step)
+            offset_B = torch.full_like(shrink_B, -layout.start / layout.step)
             slope_B = -shrink_B.square()
-        first_B, last_B = self._reach(stretch_B, tables["point"])
         slope_B = -shrink_B if layout.conserve_flux else slope_B
         return Placement(layout, tables, shrink_B, scale_B, offset_B, slope_B, first_B, last_B)
 
-    def _reach(self, stretch_B: Tensor, point_P: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the first pixel that is reached, and the one after the last."""
-        low, high = self.layout.node[0] * stretch_B, self.layout.node[-1] * stretch_B
+    def reach(self, z_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first pixel reached at redshifts, and the one after the last, int32 (B,)."""
+        point_P = self.tables(z_B.device)["point"]
+        stretch_B = 1 + z_B.double()
+        sensible_B = stretch_B.isfinite() & (stretch_B > 0)
+        stretch_B = torch.where(sensible_B, stretch_B, 1.0)
+        low, high = self.layout.start * stretch_B, self.layout.end * stretch_B
         if self.layout.conserve_flux:  # the model covers the pixel from edge to edge
             first_B = torch.searchsorted(point_P, low, out_int32=True)
             last_B = torch.searchsorted(point_P, high, out_int32=True, right=True) - 1
@@ -165,7 +176,7 @@ class Resampler:
             first_B = torch.searchsorted(point_P, low, out_int32=True, right=True)
             last_B = torch.searchsorted(point_P, high, out_int32=True)
         first_B = first_B.clamp(max=self.layout.pixels)
-        return first_B, torch.maximum(first_B, last_B)
+        return first_B, torch.where(sensible_B, torch.maximum(first_B, last_B), first_B)
 
 
 class _Resample(torch.autograd.Function):
@@ -187,7 +198,6 @@ class _Resample(torch.autograd.Function):
         ctx.save_for_forward(x_BR, z_B)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_BL: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         made: tuple[Tensor | None, Tensor | None] = _Adjoint.apply(  # type: ignore[no-untyped-call]
             *ctx.saved_tensors, grad_BL, ctx.resampler, ctx.backend, ctx.needs_input_grad[:2]
@@ -235,6 +245,11 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """Keep nothing: there are no derivatives of second order."""
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        """Refuse: see `ops.first_order`."""
+        raise InputError(SECOND_ORDER)
 
     @staticmethod
     def vmap(

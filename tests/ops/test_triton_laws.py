@@ -140,7 +140,7 @@ def test_it_equals_the_reference(
 @given(
     rest=st.sampled_from(GRIDS),
     observed=st.sampled_from(GRIDS),
-    sizes=st.tuples(st.integers(2, 200), st.integers(1, 200)),
+    sizes=st.tuples(st.integers(2, 200), st.integers(2, 200)),
     span=st.tuples(st.floats(1.02, 4), st.floats(0.3, 2), st.floats(1.001, 4)),
     z=st.lists(st.floats(-0.9, 20), min_size=1, max_size=3),
     block=st.sampled_from([16, 128]),
