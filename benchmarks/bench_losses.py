@@ -62,10 +62,14 @@ def our_data(s: Tensor, x: Tensor, w: Tensor) -> Tensor:
 def check(ours, theirs, inputs: tuple[Tensor, ...], with_spectra: bool) -> None:
     leaves = inputs[:2] if with_spectra else inputs[:1]
     mine, other = ours(*inputs), theirs(*inputs)
-    print(f"  value {mine.item():.6f}, relative deviation {(mine / other - 1).abs().item():.1e}")
+    deviation = (mine / other - 1).abs().item()
+    print(f"  value {mine.item():.6f}, relative deviation {deviation:.1e}")
+    assert deviation < 1e-5, "the loss is not that of spender"
     pairs = zip(torch.autograd.grad(mine, leaves), torch.autograd.grad(other, leaves), strict=True)
     for name, (a, b) in zip(("latents", "spectra"), pairs, strict=False):
-        print(f"  gradient of {name}: {((a - b).abs().max() / b.abs().max()).item():.1e}")
+        deviation = ((a - b).abs().max() / b.abs().max()).item()
+        print(f"  gradient of {name}: {deviation:.1e}")
+        assert deviation < 1e-4, f"the gradient of {name} is not that of spender"
 
 
 def product(s: Tensor, x: Tensor, w: Tensor) -> None:

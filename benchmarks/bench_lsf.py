@@ -68,6 +68,12 @@ def deviation(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected.double()).abs().max() / expected.abs().max())
 
 
+def within(name: str, found: float, bound: float = 1e-6) -> None:
+    """Print a deviation, and stop where it is beyond its bound."""
+    print(f"  {name}: {found:.1e}")
+    assert found < bound, f"{name} is beyond {bound:.0e}"
+
+
 def matrices() -> None:
     def fresh() -> tuple[Tensor, Tensor]:
         GRADIENT.normal_()
@@ -92,7 +98,7 @@ def matrices() -> None:
     y, data = fresh()
     part = slice(0, 64)
     exact = by_scipy(y[part].double(), data[part].double())
-    print(f"  deviation from float64: {deviation(banded(y, data)[part], exact):.1e}")
+    within("deviation from float64", deviation(banded(y, data)[part], exact))
 
     # forward as above; backward reads matrices, spectra and cotangents, writes two gradients
     again = 3 * DATA.numel() + 6 * BATCH * DESI
@@ -119,7 +125,7 @@ def matrices() -> None:
             column = torch.arange(max(0, offset), min(DESI, DESI + offset))
             outer = y[row, column].double() * GRADIENT[row, column - offset]
             worst = max(worst, deviation(to_data[row, k, column], outer))
-    print(f"  deviation of the gradients from float64: {worst:.1e}")
+    within("deviation of the gradients from float64", worst)
 
 
 def kernels() -> None:
@@ -150,9 +156,7 @@ def kernels() -> None:
         )
         times.show("ours", name, "a copy of the spectra")
     y, kernel = fresh()
-    print(
-        f"  deviation from spender: {deviation(convolve_constant(y, kernel), theirs(y, kernel)):.1e}"
-    )
+    within("deviation from spender", deviation(convolve_constant(y, kernel), theirs(y, kernel)))
     compare(convolve_constant, theirs, y[:64], kernel)
 
 
@@ -190,10 +194,10 @@ def dense(y: Tensor, sigma: Tensor) -> Tensor:
 def compare(function: Callable[..., Tensor], exact: Callable[..., Tensor], *given: Tensor) -> None:
     """Print how results and gradients in float32 deviate from others in float64."""
     doubled = [tensor.double() for tensor in given]
-    print(f"  deviation from float64: {deviation(function(*given), exact(*doubled)):.1e}")
+    within("deviation from float64", deviation(function(*given), exact(*doubled)))
     pairs = zip(and_back(function)(*given), and_back(exact)(*doubled), strict=True)
-    shown = ", ".join(f"{deviation(found, expected):.1e}" for found, expected in pairs)
-    print(f"  deviation of the gradients from float64: {shown}")
+    for found, expected in pairs:
+        within("deviation of a gradient from float64", deviation(found, expected), 2e-6)
 
 
 def memory() -> None:

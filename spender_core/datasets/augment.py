@@ -1,7 +1,7 @@
 """Augmented spectra for training: another redshift, noise in some pixels, a stretch masked.
 
 The distributions are those of `augment_spectra` of spender 0.3, and so is every step, given the
-same random numbers, apart from four faults:
+same random numbers, apart from five faults:
 
 - A masked pixel stays masked. There 1e-6 is added to every inverse variance, which unmasks it,
   and for SDSS also lets in the flux that is extrapolated beyond the observed range; here what was
@@ -9,13 +9,14 @@ same random numbers, apart from four faults:
 - A redshift that the caller asks for is used. DESI's rule for stars draws over it there.
 - Coordinates are float64.
 - The pixels that get noise are drawn, not a number for each pixel to decide by.
+- The amplitude of the noise follows the maximum over pixels that are not masked. Masked ones hold
+  cosmic rays and residuals of sky lines, several times as high as the spectrum.
 
 Shapes: B spectra, L observed pixels, H pixels hit by noise. Wavelengths are vacuum Angstrom.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spender_core import native
-from spender_core.batch import SpectrumBatch
+from spender_core.batch import Flag, SpectrumBatch
+from spender_core.datasets.sparse_noise import add_noise, check_spectra, highest, sparse_pixels
 from spender_core.errors import InputError
 from spender_core.interfaces import Instrument
 from spender_core.interfaces.redshifts import known_redshifts
@@ -86,7 +87,8 @@ class Augmentation:
     Attributes:
         redshifts: Rule for new redshifts; None keeps them.
         noise: Fraction of the pixels that get noise, 0 to 1.
-        amplitude: Standard deviation of this noise, in units of the spectrum's maximum.
+        amplitude: Standard deviation of this noise, in units of the maximum of the spectrum over
+            pixels that are not masked.
         mask: Fraction of the pixels that are masked, in one stretch, the same for all spectra
             of a batch. spender 0.3 has 0.05 for SDSS and 0 for DESI.
     """
@@ -107,7 +109,6 @@ class Augmentation:
 
 
 _DEFAULT = Augmentation()
-_KERNELS = {torch.float32: "spender_add_noise_f32", torch.float64: "spender_add_noise_f64"}
 
 
 def augment(
@@ -118,8 +119,11 @@ def augment(
 ) -> SpectrumBatch:
     """Return a new batch of augmented spectra; the given one is left as it is.
 
-    ids, norm, flags and uncertainties of the redshift are kept. Where redshifts change, the
-    line spread functions are left out, since they belong to the observed pixels.
+    ids, norm, uncertainties of the redshift and flags are kept, but for `EMPTY` and `SPARSE`,
+    which tell of the new pixels. Where redshifts change, line spread functions are left out: they
+    tell how each observed pixel was blurred, and the light that is moved to another pixel brings
+    along the blur of the old one, stretched, for which no `SpectrumLSF` stands. Models with
+    `uses_lsf` take spectra that keep their redshift.
 
     Args:
         batch: Spectra on the instrument's grid; redshifts are known unless they are kept.
@@ -128,13 +132,19 @@ def augment(
         settings: What is done.
 
     Raises:
-        InputError: The pixels are not those of the instrument, or the generator is elsewhere.
+        InputError: The spectra are not those of the instrument, the generator is elsewhere, or
+            the rule gives senseless redshifts.
         RedshiftError: A redshift is unknown and was to change.
     """
     if batch.flux.shape[1] != len(instrument.wave):
         raise InputError(
             f"the spectra have {batch.flux.shape[1]} pixels, instrument {instrument.name!r} has "
             f"{len(instrument.wave)}; give the instrument that observed them"
+        )
+    if batch.instrument not in (None, instrument.name):
+        raise InputError(
+            f"the batch holds spectra of {batch.instrument!r}, not of {instrument.name!r}; give the "
+            "instrument that observed them"
         )
     moved = settings.redshifts is not None
     z_B = known_redshifts(batch) if moved else batch.z
@@ -143,7 +153,8 @@ def augment(
         batch.flux, batch.ivar, z_B, wave_L, generator, settings
     )
     lsf = None if moved else batch.lsf
-    return batch.replace(flux=flux_BL, ivar=ivar_BL, z=z_B, lsf=lsf)
+    flags_B = _flags(batch.flags, ivar_BL)
+    return batch.replace(flux=flux_BL, ivar=ivar_BL, z=z_B, lsf=lsf, flags=flags_B)
 
 
 def augment_spectra(
@@ -157,26 +168,33 @@ def augment_spectra(
     """Augment spectra that are plain tensors; these are left as they are.
 
     Args:
-        flux_BL: Spectra, shape (B, L).
-        ivar_BL: Inverse variances, shape (B, L).
+        flux_BL: Spectra, shape (B, L), finite, float32 or float64.
+        ivar_BL: Inverse variances, shape (B, L), of the same type, finite and >= 0.
         z_B: Redshifts, shape (B,), float64, finite unless they are kept.
         wave_obs_L: Observed wavelengths, shape (L,), float64, Angstrom.
         generator: Source of random numbers, on the device of the spectra.
         settings: What is done.
 
     Returns:
-        Spectra and inverse variances, shape (B, L), and redshifts, shape (B,).
+        Spectra and inverse variances, shape (B, L), and redshifts, shape (B,). Gradients flow to
+        the spectra, their inverse variances, and redshifts.
 
     Raises:
-        InputError: The generator is on another device.
+        InputError: Shapes, types or devices do not fit, or the rule gives senseless redshifts.
     """
+    check_spectra(flux_BL, ivar_BL)
+    if z_B.shape != flux_BL.shape[:1] or wave_obs_L.shape != flux_BL.shape[1:]:
+        raise InputError(
+            f"{len(flux_BL)} spectra of {flux_BL.shape[1]} pixels need as many redshifts and "
+            f"wavelengths, got shapes {tuple(z_B.shape)} and {tuple(wave_obs_L.shape)}"
+        )
     if generator.device.type != flux_BL.device.type:
         raise InputError(
             f"the generator is on {generator.device}, the spectra are on {flux_BL.device}; make "
             f'it with torch.Generator("{flux_BL.device}")'
         )
     rule = settings.redshifts
-    z_new_B = z_B if rule is None else rule(z_B, generator)
+    z_new_B = z_B if rule is None else _drawn(rule, z_B, generator)
     length = int(flux_BL.shape[1] * settings.mask)
     start = _start(flux_BL.shape[1], length, generator)
 
@@ -188,9 +206,11 @@ def augment_spectra(
         new_flux_BL, new_ivar_BL, valid_BL = at_redshift(flux_BL, ivar_BL, wave_obs_L, z_B, z_new_B)
     for first in range(0, len(flux_BL) if settings.noise > 0 else 0, ROWS):
         rows = slice(first, first + ROWS)
-        sigma_B = settings.amplitude * flux_BL[rows].amax(dim=1)
+        sigma_B = settings.amplitude * highest(flux_BL[rows], ivar_BL[rows])
         hits_H = sparse_pixels(flux_BL[rows].numel(), settings.noise, generator)
-        unit_H = torch.randn(hits_H.shape, generator=generator, device=sigma_B.device)
+        unit_H = torch.randn(
+            hits_H.shape, generator=generator, dtype=sigma_B.dtype, device=sigma_B.device
+        )
         valid = None if valid_BL is None else valid_BL[rows]
         add_noise(new_flux_BL[rows], new_ivar_BL[rows], hits_H, unit_H, sigma_B, valid)
     new_flux_BL[:, start : start + length] = 0
@@ -224,75 +244,31 @@ def at_redshift(
     return new_flux_BL, new_ivar_BL, valid_BL
 
 
-def sparse_pixels(total: int, ratio: float, generator: torch.Generator) -> Tensor:
-    """Choose each of `total` pixels with probability `ratio`, independently.
-
-    The gaps between chosen pixels follow a geometric distribution, so that only the chosen
-    ones need a random number; of 24 bits, so that a ratio below 1e-5 is not met exactly.
-
-    Returns:
-        Their indices, in order, shape (H,), int64, on the device of the generator.
-    """
-    if ratio >= 1:
-        return torch.arange(total, device=generator.device)
-    if ratio <= 0:
-        return torch.empty(0, dtype=torch.int64, device=generator.device)
-    # enough in all but one of 1e9 cases; if not, more are drawn
-    draws = math.ceil(total * ratio + 6 * math.sqrt(total * ratio) + 8)
-    hits_H = torch.full((1,), -1, dtype=torch.int64, device=generator.device)
-    inside = 1
-    while inside == len(hits_H):
-        survival_H = 1 - torch.rand(draws, generator=generator, device=generator.device)
-        gaps_H = survival_H.log_().div_(min(math.log1p(-ratio), -1e-30))
-        gaps_H = gaps_H.clamp_(max=total).long() + 1
-        hits_H = torch.cat([hits_H, hits_H[-1] + gaps_H.cumsum(0)])
-        inside = int(torch.searchsorted(hits_H, total))
-    return hits_H[1:inside]
+def _flags(flags_B: Tensor, ivar_BL: Tensor) -> Tensor:
+    """Return flags of which `EMPTY` and `SPARSE` tell of other pixels, as `prepare` sets them."""
+    good_B = torch.cat([ivar.sign().sum(dim=1) for ivar in ivar_BL.detach().split(ROWS)])
+    share_B = good_B / ivar_BL.shape[1]
+    flags_B = flags_B & ~int(Flag.EMPTY | Flag.SPARSE)
+    flags_B = flags_B | int(Flag.EMPTY) * (share_B == 0).to(flags_B)
+    return flags_B | int(Flag.SPARSE) * ((share_B > 0) & (share_B < 0.1)).to(flags_B)
 
 
-def add_noise(
-    flux_BL: Tensor,
-    ivar_BL: Tensor,
-    hits_H: Tensor,
-    unit_H: Tensor,
-    sigma_B: Tensor,
-    valid_BL: Tensor | None = None,
-) -> None:
-    """Add noise to some pixels, in place, and its square to their variances.
-
-    Args:
-        flux_BL: Spectra, shape (B, L), contiguous; changed.
-        ivar_BL: Inverse variances, shape (B, L), contiguous; changed. 0 stays 0.
-        hits_H: Indices of the pixels in the flattened spectra, in order, shape (H,).
-        unit_H: The noise in units of sigma, shape (H,).
-        sigma_B: Its standard deviation in each spectrum, shape (B,).
-        valid_BL: Where a spectrum can be changed, shape (B, L), bool; everywhere if absent.
-    """
-    rows, pixels = flux_BL.shape
-    library = native.library()
-    if library is not None and flux_BL.dtype in _KERNELS and flux_BL.device.type == "cpu":
-        valid_BL = None if valid_BL is None else valid_BL.contiguous()
-        columns = (hits_H, unit_H.to(flux_BL.dtype), sigma_B.to(flux_BL.dtype))
-        getattr(library, _KERNELS[flux_BL.dtype])(
-            native.pointer(flux_BL),
-            native.pointer(ivar_BL),
-            None if valid_BL is None else native.pointer(valid_BL),
-            *(native.pointer(column) for column in columns),
-            ctypes.c_int64(pixels),
-            ctypes.c_int64(len(hits_H)),
+def _drawn(rule: RedshiftRule, z_B: Tensor, generator: torch.Generator) -> Tensor:
+    """Return what a rule makes of redshifts, if these are redshifts."""
+    z_new_B = rule(z_B, generator)
+    if z_new_B.shape != z_B.shape or z_new_B.device != z_B.device:
+        raise InputError(
+            f"the rule {rule!r} must return redshifts of shape {tuple(z_B.shape)} on {z_B.device}, "
+            f"got {tuple(z_new_B.shape)} on {z_new_B.device}"
         )
-        return
-    ends_B = torch.arange(1, rows + 1, device=hits_H.device) * pixels
-    after_B = torch.searchsorted(hits_H, ends_B)
-    counts_B = after_B.diff(prepend=after_B.new_zeros(1))
-    noise_H = unit_H * sigma_B.repeat_interleave(counts_B, output_size=len(hits_H))
-    if valid_BL is not None:
-        noise_H *= valid_BL.view(-1).index_select(0, hits_H)
-    flux_BL.view(-1).index_add_(0, hits_H, noise_H)
-    ivar = ivar_BL.view(-1)
-    before_H = ivar.index_select(0, hits_H)
-    # 1 / (1 / ivar + noise**2), which holds for 0, too
-    ivar.index_copy_(0, hits_H, before_H / (before_H * noise_H.square() + 1))
+    wrong_B = ~((z_new_B > -1) & z_new_B.isfinite())
+    if bool(wrong_B.any()):
+        shown = z_new_B[wrong_B][:5].tolist()
+        raise InputError(
+            f"the rule {rule!r} must return redshifts that are finite and above -1, got {shown}; "
+            "look whether the ones that it was given are known"
+        )
+    return z_new_B
 
 
 def _uniform(z_B: Tensor, generator: torch.Generator) -> Tensor:

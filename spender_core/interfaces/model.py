@@ -148,7 +148,8 @@ class Model(nn.Module, ABC):
         if lsf is None:
             raise InputError(
                 "this model needs the line spread function of each spectrum: read the spectra with "
-                "instrument.read(..., lsf=True), or give them as a SpectrumBatch that has an lsf"
+                "instrument.read(..., lsf=True), or give them as a SpectrumBatch that has an lsf. "
+                "Augmented spectra keep theirs only with Augmentation(redshifts=None)"
             )
         return lsf
 

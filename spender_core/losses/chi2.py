@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from spender_core.losses.distances import at_least_float32
+
 
 def fidelity(
     flux_BL: Tensor, weight_BL: Tensor, model_BL: Tensor, individual: bool = False
@@ -24,8 +26,9 @@ def fidelity(
         individual: Return one value a spectrum instead of their sum.
 
     Returns:
-        A scalar, or shape (B,).
+        A scalar, or shape (B,); at least in float32, in which half precision is computed.
     """
+    flux_BL = flux_BL.to(at_least_float32(flux_BL))
     loss_B = (0.5 * weight_BL * (flux_BL - model_BL).square()).sum(dim=1) / flux_BL.shape[1]
     return loss_B if individual else loss_B.sum()
 
@@ -40,8 +43,9 @@ def reduced_chi2(flux_BL: Tensor, weight_BL: Tensor, model_BL: Tensor, parameter
         parameters: Number of parameters that were fitted to each spectrum.
 
     Returns:
-        Shape (B,); NaN where there are no more pixels than parameters.
+        Shape (B,); NaN where there are no more pixels than parameters. At least in float32.
     """
+    flux_BL = flux_BL.to(at_least_float32(flux_BL))
     chi2_B = (weight_BL * (flux_BL - model_BL).square()).sum(dim=1)
     freedom_B = (weight_BL > 0).sum(dim=1) - parameters
     return chi2_B / freedom_B.to(chi2_B).where(freedom_B > 0, float("nan"))

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from spender_core.ops.first_order import first_order
 
 PRODUCT_PIECE = 1 << 18
 """Values of one piece of a matrix product, in float64: 2 MiB, half of it read twice."""
@@ -27,9 +28,11 @@ LEAST_WEIGHT = 1e-6
 def distances(x_NP: Tensor, weight_P: Tensor, scale_N: Tensor | None = None) -> Tensor:
     """Return the weighted squared distances `sum_P weight (x_i/scale_i - x_j/scale_j)**2`.
 
-    They come from sums of squares and of products of two spectra. The first spectrum is taken
-    off all, and the sums are in float64, so that the small difference of large sums is exact
-    enough for float32 spectra that hardly differ; neither autocast nor TF32 has a say in it.
+    They come from sums of squares and of products of two spectra. One of the spectra, whose
+    highest pixel is the median of the batch, is taken off all, and the sums are in float64, so
+    that the small difference of large sums is exact enough for float32 spectra that hardly
+    differ; neither autocast nor TF32 has a say in it. Distances are exact to some 1e-15 of the
+    squares of how far both spectra are from that one.
 
     Args:
         x_NP: Spectra, shape (N, P), any floating type.
@@ -51,19 +54,26 @@ def pair_distances(x_NP: Tensor, weight_NP: Tensor) -> Tensor:
     pixels in which both weights exceed `LEAST_WEIGHT`; 0 for pairs that share no pixel.
 
     Args:
-        x_NP: Spectra, shape (N, P), finite.
-        weight_NP: Their inverse variances, shape (N, P).
+        x_NP: Spectra, shape (N, P), finite, any floating type; half precision is computed in
+            float32.
+        weight_NP: Their inverse variances, shape (N, P), any floating type.
 
     Returns:
         Shape (N, N), symmetric, with a diagonal of 0; in float64 where the device has it.
         Gradients flow to `x_NP` and `weight_NP`, once; that of a masked weight is 0.
     """
-    return _PairDistances.apply(x_NP, weight_NP)  # type: ignore[no-any-return, no-untyped-call]
+    dtype = torch.promote_types(at_least_float32(x_NP), weight_NP.dtype)
+    return _PairDistances.apply(x_NP.to(dtype), weight_NP.to(dtype))  # type: ignore[no-any-return, no-untyped-call]
 
 
 def wide(device: torch.device) -> torch.dtype:
     """Return the type in which to sum on a device: float64 where it exists."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def at_least_float32(values: Tensor) -> torch.dtype:
+    """Return the type in which to compute a loss: half precision overflows at 65,504."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 def _pieces(rows: int, pixels: int, most: int) -> Iterator[slice]:
@@ -78,14 +88,15 @@ class _ProductDistances(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_NP: Tensor, scale_N: Tensor, weight_P: Tensor) -> Tensor:
-        ctx.save_for_backward(x_NP, scale_N, weight_P)
+        middle_1 = _middle(x_NP, scale_N)
+        ctx.save_for_backward(x_NP, scale_N, weight_P, middle_1)
         n, pixels = x_NP.shape
         dtype = wide(x_NP.device)
         gram_NN = torch.zeros(n, n, dtype=dtype, device=x_NP.device)
         share_N1, root_P = 1 / scale_N.to(dtype)[:, None], weight_P.to(dtype).sqrt()
         for piece in _pieces(n, pixels, PRODUCT_PIECE):
             y_NC = x_NP[:, piece] * share_N1
-            y_NC = (y_NC - y_NC[:1]).mul_(root_P[piece])
+            y_NC = (y_NC - y_NC[middle_1]).mul_(root_P[piece])
             gram_NN.addmm_(y_NC, y_NC.T)
         power_N = gram_NN.diagonal()
         square_NN = (power_N[:, None] + power_N) - (gram_NN + gram_NN.T)
@@ -93,9 +104,9 @@ class _ProductDistances(torch.autograd.Function):
         return square_NN.clamp_(min=0)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_NP, scale_N, weight_P = ctx.saved_tensors
+        x_NP, scale_N, weight_P, middle_1 = ctx.saved_tensors
         n, pixels = x_NP.shape
         dtype = wide(x_NP.device)
         # d/dy_i sum_ij g_ij w (y_i - y_j)**2 = 2 w sum_j (g_ij + g_ji) (y_i - y_j)
@@ -106,7 +117,7 @@ class _ProductDistances(torch.autograd.Function):
         share_N1 = 1 / scale_N.to(dtype)[:, None]
         for piece in _pieces(n, pixels, PRODUCT_PIECE):
             y_NC = x_NP[:, piece] * share_N1
-            grad_NC = graph_NN @ (y_NC - y_NC[:1])
+            grad_NC = graph_NN @ (y_NC - y_NC[middle_1])
             grad_NC.mul_(weight_P[piece].to(dtype)).mul_(share_N1)
             grad_x_NP[:, piece] = grad_NC
             if ctx.needs_input_grad[1]:
@@ -138,7 +149,7 @@ class _PairDistances(torch.autograd.Function):
         return (sum_NN + sum_NN.T) / shared_NN
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_NP, weight_NP, shared_NN = ctx.saved_tensors
         n, pixels = x_NP.shape
@@ -161,6 +172,15 @@ class _PairDistances(torch.autograd.Function):
             slope_NC = torch.where(variance_NC.isinf(), 0, -variance_NC.square())
             grad_weight_NP[:, piece] = gv_NC * slope_NC
         return grad_x_NP, grad_weight_NP
+
+
+def _middle(x_NP: Tensor, scale_N: Tensor) -> Tensor:
+    """Return the row of a spectrum that is no outlier, shape (1,), or (0,) if there is none."""
+    if not len(x_NP):
+        return torch.zeros(0, dtype=torch.int64, device=x_NP.device)
+    height_N = torch.maximum(x_NP.amax(dim=1), -x_NP.amin(dim=1)).to(wide(x_NP.device))
+    middle = (height_N / scale_N.abs()).nanmedian(dim=0, keepdim=True)
+    return torch.as_tensor(middle.indices)
 
 
 def _variance(weight_NC: Tensor) -> Tensor:

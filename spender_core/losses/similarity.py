@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spender_core.errors import InputError
-from spender_core.losses.distances import distances, pair_distances, wide
+from spender_core.losses.distances import at_least_float32, distances, pair_distances, wide
 from spender_core.losses.restframe import restframe_weight
 
 
@@ -85,8 +85,8 @@ def similarity_restframe(
 ) -> Tensor | Similarity:
     """Compare distances between latents with those between the spectra decoded from them.
 
-    Spectra are divided by their median in `config.bound`, and pixels weighted with
-    `restframe_weight`. Both distances are in units of their mean over the pairs of the batch.
+    Spectra are divided by their median in `config.bound`, unless it is 0, and pixels weighted
+    with `restframe_weight`. Both distances are in units of their mean over the pairs of the batch.
 
     Args:
         s_BS: Latents, shape (B, S).
@@ -96,9 +96,11 @@ def similarity_restframe(
         individual: Return what the sum is made of instead.
 
     Returns:
-        The sum over all ordered pairs divided by B, a scalar of the type of `s_BS`; or a
-        `Similarity`. A batch without pairs or without differences, for which spender returns
-        NaN, has distances of 0. Gradients flow to `s_BS` and `x_BR`.
+        The sum over all ordered pairs divided by B, a scalar of the type of `s_BS`, but at least
+        float32; or a `Similarity`. A batch without pairs or without differences, for which
+        spender returns NaN, has distances of 0, and without pairs a loss of 0. A spectrum that
+        is NaN makes all distances NaN, since it belongs to their mean. Gradients flow to `s_BS`
+        and `x_BR`.
 
     Raises:
         InputError: Shapes do not fit, or no pixel is in `config.bound`.
@@ -169,32 +171,42 @@ def consistency(s_BS: Tensor, s_aug_BS: Tensor, individual: bool = False) -> Ten
     which gradients flow, too: shrinking all latents does not lower the loss.
 
     Args:
-        s_BS: Latents of the spectra, shape (B, S), B > 1 and not all alike.
+        s_BS: Latents of the spectra, shape (B, S).
         s_aug_BS: Latents of their augmented versions, shape (B, S).
         individual: Return the values of each spectrum instead of their sum.
 
     Returns:
-        A scalar, 0 if nothing changes and below B / 2; or a `Consistency`.
+        A scalar of the type of `s_BS`, but at least float32, 0 if nothing changes and at most
+        B / 2; or a `Consistency`. Where spender has NaN, values are finite: a batch of fewer than
+        two spectra has no variance, and distances of 0; latents that are all alike have a
+        variance of 0, and distances are in units of the latents.
 
     Raises:
-        InputError: Shapes do not fit, or there is one spectrum, which has no variance.
+        InputError: Shapes do not fit.
     """
-    if s_BS.ndim != 2 or s_BS.shape != s_aug_BS.shape or len(s_BS) < 2:
+    if s_BS.ndim != 2 or s_BS.shape != s_aug_BS.shape or s_BS.shape[1] == 0:
         raise InputError(
-            "latents and those of augmented spectra must both have shape (B, S) with B > 1, got "
-            f"{tuple(s_BS.shape)} and {tuple(s_aug_BS.shape)}; drop a last batch of one spectrum"
+            "latents and those of augmented spectra must both have shape (B, S), got "
+            f"{tuple(s_BS.shape)} and {tuple(s_aug_BS.shape)}; encode both in the same order"
         )
-    tolerance = s_BS.var(dim=0).mean()
-    distance_B = (s_aug_BS - s_BS).square().sum(dim=1) / (s_BS.shape[1] * tolerance)
+    dtype = at_least_float32(s_BS)
+    # wide, since squares of small latents vanish in float32
+    s_BS, s_aug_BS = (tensor.to(wide(s_BS.device)) for tensor in (s_BS, s_aug_BS))
+    distance_B = (s_aug_BS - s_BS).square().mean(dim=1)
+    share = 1 / _or_one(s_BS.var(dim=0).mean()) if len(s_BS) > 1 else 0
+    distance_B = share * distance_B
     loss_B = torch.sigmoid(distance_B) - 0.5
-    return Consistency(distance_B, loss_B) if individual else loss_B.sum()
+    if individual:
+        return Consistency(distance_B.to(dtype), loss_B.to(dtype))
+    return loss_B.sum().to(dtype)
 
 
 def _compare(
     s_BS: Tensor, spectra_BB: Tensor, config: SimilarityConfig, individual: bool
 ) -> Tensor | Similarity:
     """Turn distances of spectra, and latents, into the loss."""
-    share_S = s_BS.new_full((s_BS.shape[1],), 1 / s_BS.shape[1])
+    dtype = at_least_float32(s_BS)
+    share_S = s_BS.new_full((s_BS.shape[1],), 1 / s_BS.shape[1], dtype=dtype)
     latents_BB = _over_mean(distances(s_BS, share_S))
     spectra_BB = _over_mean(spectra_BB)
     steep_BB = config.slope * (latents_BB - spectra_BB)
@@ -202,19 +214,23 @@ def _compare(
     loss_BB = torch.sigmoid(steep_BB - half) + torch.sigmoid(-steep_BB - half)
     loss_BB = loss_BB - loss_BB.diagonal().diag()  # exactly 0, and so are its gradients
     if individual:
-        return Similarity(*(t.to(s_BS.dtype) for t in (latents_BB, spectra_BB, loss_BB)))
-    return (loss_BB.sum() / len(s_BS)).to(s_BS.dtype)
+        return Similarity(*(t.to(dtype) for t in (latents_BB, spectra_BB, loss_BB)))
+    return (loss_BB.sum() / max(len(s_BS), 1)).to(dtype)
 
 
 def _over_mean(distance_BB: Tensor) -> Tensor:
     """Return distances in units of their mean over pairs of two spectra; 0 if all are 0."""
     n = len(distance_BB)
-    total = distance_BB.sum()
-    return distance_BB * (n * (n - 1)) / torch.where(total > 0, total, torch.ones_like(total))
+    return distance_BB * (n * (n - 1)) / _or_one(distance_BB.sum())
+
+
+def _or_one(scale: Tensor) -> Tensor:
+    """Return what to divide by: 1 instead of 0, and NaN where it is NaN, which is to be seen."""
+    return torch.where(scale == 0, torch.ones_like(scale), scale)
 
 
 def _median(x_BR: Tensor, wave_rest_R: Tensor, bound: tuple[float, float]) -> Tensor:
-    """Return the lower median of each spectrum in a range, shape (B,).
+    """Return the lower median of each spectrum in a range, 1 where it is 0, shape (B,).
 
     The gradient goes to the pixel that is the median, as that of `torch.median` does; of several
     equal ones, to any.
@@ -229,7 +245,7 @@ def _median(x_BR: Tensor, wave_rest_R: Tensor, bound: tuple[float, float]) -> Te
             f"covers {float(wave_R[0]):.0f} to {float(wave_R[-1]):.0f}; set `bound` of the config"
         )
     where_B = _where_median(x_BR.detach()[:, first:last]) + first
-    return x_BR.gather(1, where_B[:, None])[:, 0]
+    return _or_one(x_BR.gather(1, where_B[:, None])[:, 0])
 
 
 def _where_median(x_BR: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from spender_core.nn.frequency import (
     Tile,
@@ -30,6 +29,7 @@ from spender_core.nn.frequency import (
     n_tiles,
     transforms,
 )
+from spender_core.ops.first_order import first_order
 
 COLUMNS = 256
 """Tiles of a piece of work: few enough for the cache, and enough for few and large steps, since
@@ -230,7 +230,7 @@ class ConvNormPool(torch.autograd.Function):
         return out_BWO
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad_BWO: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients, from that of the windows."""
         x_BLC, centre_BC, kernel_MCO, slope_O, *kept = ctx.saved_tensors

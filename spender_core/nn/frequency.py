@@ -29,6 +29,13 @@ LONGEST_TILE = 160
 """Outputs of the longest tile tried; beyond, the transforms cost more than the products save."""
 
 
+TAPS_COST = 200
+"""Multiplications in whose time one number of the taps' side is made and its gradient used.
+
+Both are bound by memory: measured in training steps with few spectra (benchmarks/bench_encoder.py).
+"""
+
+
 @dataclass(frozen=True)
 class Tile:
     """The size of a tile.
@@ -104,11 +111,21 @@ def cost(pixels: int, tile: Tile, n_in: int, n_out: int) -> int:
     return tile.products * (n_tiles(pixels, tile) * mixing + n_in * n_out)
 
 
-def saved(pixels: int, tile: Tile, n_in: int, n_out: int, n_batch: int) -> int:
-    """Return the multiplications that tiles save in a batch, the transforms of taps included."""
+def saved(pixels: int, tile: Tile, n_in: int, n_out: int, n_batch: int, *, kept: bool) -> int:
+    """Return the multiplications that tiles save in a batch.
+
+    Args:
+        pixels: Outputs of one spectrum.
+        tile: The size of tiles.
+        n_in: Channels of the inputs.
+        n_out: Channels of the outputs.
+        n_batch: Number of spectra.
+        kept: Whether the taps' side of the products is at hand; otherwise it is made, and its
+            gradient brought back to the taps, at the price of `TAPS_COST`.
+    """
     channels = n_in * n_out
     each = pixels * tile.taps * channels - cost(pixels, tile, n_in, n_out)
-    return n_batch * each - tile.products * tile.taps * channels
+    return n_batch * each - (0 if kept else TAPS_COST * tile.products * channels)
 
 
 @functools.lru_cache(maxsize=256)
@@ -144,9 +161,15 @@ class KernelCache:
         kept = self._kept
         if kept is not None and kept[1] == tile and _same(kept[0], weight_OCK):
             return kept[2]
-        products = kernel_products(weight_OCK, tile)
-        self._kept = weight_OCK.clone(), tile, products
+        # tensors made in inference mode could not take part in a backward pass later
+        with torch.inference_mode(False), torch.no_grad():
+            products = kernel_products(weight_OCK, tile)
+            self._kept = weight_OCK.clone(), tile, products
         return products
+
+    def clear(self) -> None:
+        """Keep nothing any more."""
+        self._kept = None
 
     def __reduce__(self) -> tuple[type[KernelCache], tuple[()]]:
         return KernelCache, ()

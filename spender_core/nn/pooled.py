@@ -17,12 +17,24 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from spender_core.nn.blocks import low_is_larger, prelu_last, take_first, through_prelu
+from spender_core.ops.first_order import first_order
 
 PIECE = 4
 """Spectra of a piece of work, which stays in the cache."""
+
+
+def pieces(n_batch: int) -> list[slice]:
+    """Return the spectra of each piece of work."""
+    return [slice(i, min(i + PIECE, n_batch)) for i in range(0, n_batch, PIECE)]
+
+
+def tap_moments(x_BL: Tensor, taps: int) -> tuple[Tensor, Tensor]:
+    """Return means (B, K), and means of products (B, K, K), of what each tap sees, in float64."""
+    length = x_BL.shape[1]
+    shifted_BKL = F.pad(x_BL.double(), (taps // 2, taps // 2)).unfold(1, length, 1)
+    return shifted_BKL.mean(dim=2), shifted_BKL @ shifted_BKL.transpose(1, 2) / length
 
 
 def tap_statistics(x_BL: Tensor, weight_OK: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,10 +42,8 @@ def tap_statistics(x_BL: Tensor, weight_OK: Tensor) -> tuple[Tensor, Tensor]:
 
     The sums are in float64; the results have the type of the spectra.
     """
-    length, taps = x_BL.shape[1], weight_OK.shape[1]
-    shifted_BKL = F.pad(x_BL.double(), (taps // 2, taps // 2)).unfold(1, length, 1)
-    mean_BK = shifted_BKL.mean(dim=2)
-    moment_BKK = shifted_BKL @ shifted_BKL.transpose(1, 2) / length
+    parts = [tap_moments(x_BL[piece], weight_OK.shape[1]) for piece in pieces(len(x_BL))]
+    mean_BK, moment_BKK = (torch.cat(part) for part in zip(*parts, strict=True))
     covariance_BKK = moment_BKK - mean_BK[:, :, None] * mean_BK[:, None]
     weight = weight_OK.double()
     variance_BO = ((weight @ covariance_BKK) * weight).sum(dim=2)
@@ -97,11 +107,6 @@ class Phases:
         return u_BWO
 
 
-def pieces(n_batch: int) -> list[slice]:
-    """Return the spectra of each piece of work."""
-    return [slice(i, min(i + PIECE, n_batch)) for i in range(0, n_batch, PIECE)]
-
-
 class FirstBlock(torch.autograd.Function):
     """The first block, given the mean and the variance of its convolution."""
 
@@ -125,16 +130,15 @@ class FirstBlock(torch.autograd.Function):
             u_BWO = phases.chosen(y_KBWO, mean_BO[piece], slope_O)[:, :-1]
             n_BWO = u_BWO.sub_(mean_BO[piece, None]).mul_(scale_BO[piece, None])
             out_BWO[piece] = prelu_last(n_BWO, slope_O)
-        ctx.phases = phases
-        ctx.save_for_backward(weight_OK, slope_O, mean_BO, scale_BO)
+        ctx.save_for_backward(x_BL, weight_OK, slope_O, mean_BO, scale_BO)
         return out_BWO
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad_BWO: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients, from that of the windows."""
-        weight_OK, slope_O, mean_BO, scale_BO = ctx.saved_tensors
-        phases: Phases = ctx.phases
+        x_BL, weight_OK, slope_O, mean_BO, scale_BO = ctx.saved_tensors
+        phases = Phases(x_BL, weight_OK.shape[1])
         grad_flat = torch.zeros_like(phases.flat) if ctx.needs_input_grad[0] else None
         grad_weight, grad_slope = torch.zeros_like(weight_OK), torch.zeros_like(slope_O)
         grad_mean, grad_variance = torch.empty_like(mean_BO), torch.empty_like(mean_BO)

@@ -21,6 +21,7 @@ from spender_core.errors import GridError, SpenderError, WeightsError
 from spender_core.grid import as_grid
 from spender_core.interfaces import Flow, Instrument, Model
 from spender_core.records import ModelCard, printable
+from spender_core.weights.describing import lsf_kind, lsf_taps
 from spender_core.weights.files import WAVE_REST, Stored, check_finite
 
 _FREE_PARAMETERS, _PARAMETERS = 2**16, 2
@@ -48,7 +49,8 @@ def build(
 
     Raises:
         WeightsError: Card, architecture and tensors do not fit together; no memory was
-            taken for what the file cannot fill. Or values make no sense.
+            taken for what the file cannot fill. Or values make no sense. Or the card says
+            another line spread function than the model has.
     """
     kind: Any = Flow if card.kind == "flow" else Model
     if not (isinstance(architecture, type) and issubclass(architecture, kind)):
@@ -65,9 +67,10 @@ def build(
     with _readable(card, architecture.__name__), _Bounded(stored):
         model: nn.Module = factory(card, *arguments)
     _compare(model, stored.shapes, stored.source)
-    _fill(model, stored.take(stored.shapes), stored.source)
     if isinstance(model, Model):
         model.uses_lsf = card.lsf == "per_spectrum"
+        _compare_lsf(model, card, stored.source)
+    _fill(model, stored.take(stored.shapes), stored.source)
     return model
 
 
@@ -173,6 +176,28 @@ def _claimed(name: str, arguments: Sequence[Any]) -> int:
         return 0
     shapes = [shape for shape in arguments if isinstance(shape, list | tuple)]
     return math.prod(n for n in (shapes[0] if shapes else whole) if isinstance(n, int))
+
+
+def _compare_lsf(model: Model, card: ModelCard, source: str) -> None:
+    """Refuse a card that says another line spread function than the model has.
+
+    Of instruments that are not installed, only what the card says is known. A card may leave the
+    number of taps unsaid.
+    """
+    made = [entry for entry in card.instruments if entry.name in model.instruments]
+    kind = lsf_kind(model)
+    if kind != card.lsf and not (card.lsf == "constant" and len(made) < len(card.instruments)):
+        raise WeightsError(
+            f"the card in {source} says lsf {card.lsf!r}, its network and tensors have {kind!r}; "
+            "the card may be of another file"
+        )
+    for entry in made:
+        taps = lsf_taps(model, entry.name)
+        if entry.lsf_taps not in (None, taps):
+            raise WeightsError(
+                f"the card in {source} says {entry.lsf_taps} taps of the LSF kernel of "
+                f"{entry.name!r}, the tensors have {taps}; the card may be of another file"
+            )
 
 
 def _compare(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

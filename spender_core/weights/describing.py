@@ -23,14 +23,14 @@ def described(model: Model | Flow, card: ModelCard) -> ModelCard:
                 f"the calibration of {', '.join(model.calibration)} cannot be stored in a file; "
                 "take it off with model.calibration.clear(), and keep it beside the file"
             )
-        changes["lsf"] = _lsf(model)
+        changes["lsf"] = lsf_kind(model)
         if card.lsf == "per_spectrum" and not model.uses_lsf:
             raise InputError(
                 "the card says lsf per_spectrum, but the model does not apply the line spread "
                 "function of each spectrum; set model.uses_lsf = True if it was trained so"
             )
         changes["instruments"] = tuple(
-            ServedInstrument(name=name, grid=one.grid.sha256, lsf_taps=_taps(model, name))
+            ServedInstrument(name=name, grid=one.grid.sha256, lsf_taps=lsf_taps(model, name))
             for name, one in model.instruments.items()
         )
     kind = "autoencoder" if isinstance(model, Model) else "flow"
@@ -45,13 +45,14 @@ def described(model: Model | Flow, card: ModelCard) -> ModelCard:
     return made
 
 
-def _lsf(model: Model) -> Literal["none", "constant", "per_spectrum"]:
+def lsf_kind(model: Model) -> Literal["none", "constant", "per_spectrum"]:
+    """Return which line spread function a model applies, in the words of its card."""
     if model.uses_lsf:
         return "per_spectrum"
     return "constant" if len(model.lsf) else "none"
 
 
-def _taps(model: Model, instrument: str) -> int | None:
+def lsf_taps(model: Model, instrument: str) -> int | None:
     """Return the size of the learned LSF kernel of an instrument, if it has one."""
     if instrument not in model.lsf:
         return None

@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
-from torch import Tensor, nn
+from encoders import deviation, direct, encoder, spectra, taken
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from spender_core.errors import InputError
+from spender_core.nn import encoder as encoder_module
 from spender_core.nn.encoder import SpectrumEncoder
 
-PIXELS = 1501
+
+@pytest.fixture
+def forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast path is taken wherever it serves, even if it is slower."""
+    monkeypatch.setattr(encoder_module, "LEAST_SAVED", -(10**18))
 
 
-def encoder(dtype: torch.dtype = torch.float64, falling: bool = False) -> SpectrumEncoder:
-    torch.manual_seed(2)
-    made = SpectrumEncoder(4).to(dtype).eval()
-    if falling:
-        with torch.no_grad():
-            for block in (made.conv1, made.conv2, made.conv3):
-                block[2].weight.normal_(std=0.3)
-    return made
-
-
-def spectra(n: int = 3, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(4)
-    return 1 + 0.3 * torch.randn(n, PIXELS, dtype=dtype, generator=generator)
-
-
-def direct(model: SpectrumEncoder) -> SpectrumEncoder:
-    twin = copy.deepcopy(model)
-    twin.fast = False
-    return twin
-
-
-def taken(model: SpectrumEncoder, flux: Tensor) -> bool:
-    """Return whether the fast path is taken: it calls none of the layers."""
-    calls: list[int] = []
-    handle = model.conv1.register_forward_hook(lambda *_: calls.append(1))
-    model(flux)
-    handle.remove()
-    return not calls
-
-
-def deviation(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).detach().abs().max() / expected.detach().abs().max())
-
-
+@pytest.mark.usefixtures("forced")
 @pytest.mark.parametrize("falling", [False, True])
 def test_latents_and_gradients_equal_those_of_the_layers(falling: bool) -> None:
     model, flux = encoder(falling=falling), spectra().requires_grad_()
@@ -67,6 +40,7 @@ def test_latents_and_gradients_equal_those_of_the_layers(falling: bool) -> None:
             assert deviation(a, b) < 1e-9, name
 
 
+@pytest.mark.usefixtures("forced")
 def test_float32_latents() -> None:
     model, flux = encoder(torch.float32), spectra(dtype=torch.float32)
     exact = direct(model).double()(flux.double())
@@ -75,6 +49,7 @@ def test_float32_latents() -> None:
         assert deviation(model(flux), exact) < 1e-5
 
 
+@pytest.mark.usefixtures("forced")
 def test_attention_gradient_equals_that_of_the_layers() -> None:
     model, flux = encoder(), spectra()
     other = direct(model)
@@ -85,6 +60,7 @@ def test_attention_gradient_equals_that_of_the_layers() -> None:
     assert deviation(model.attention_grad, other.attention_grad) < 1e-9
 
 
+@pytest.mark.usefixtures("forced")
 def test_layers_of_torch_serve_what_the_fast_path_does_not() -> None:
     model, flux = encoder(torch.float32), spectra(dtype=torch.float32)
     assert taken(model, flux)
@@ -92,8 +68,6 @@ def test_layers_of_torch_serve_what_the_fast_path_does_not() -> None:
         assert not taken(model, flux)
         assert torch.equal(model(flux), direct(model)(flux))
     assert not taken(encoder(torch.bfloat16), flux.bfloat16())
-    tiny = SpectrumEncoder(2, (4, 4, 6), (3, 3, 3), (5,)).eval()
-    assert not taken(tiny, flux)
 
 
 def test_latents_under_autocast_have_the_stated_error() -> None:
@@ -122,6 +96,7 @@ def test_latents_follow_the_weights() -> None:
             before = after
 
 
+@pytest.mark.usefixtures("forced")
 def test_kernels_of_inference_mode_serve_training_too() -> None:
     model, flux = encoder(), spectra()
     with torch.inference_mode():
@@ -130,8 +105,12 @@ def test_kernels_of_inference_mode_serve_training_too() -> None:
         assert torch.equal(model(flux), expected)
     model(flux).sum().backward()
     assert model.conv3[0].weight.grad is not None
+    model.requires_grad_(False)
+    model(flux.requires_grad_()).sum().backward()
+    assert flux.grad is not None
 
 
+@pytest.mark.usefixtures("forced")
 def test_frozen_weights_pass_gradients_to_the_flux() -> None:
     model, flux = encoder().requires_grad_(False), spectra().requires_grad_()
     other = direct(model)
@@ -140,32 +119,62 @@ def test_frozen_weights_pass_gradients_to_the_flux() -> None:
     assert deviation(mine, theirs) < 1e-9
 
 
+@pytest.mark.usefixtures("forced")
+@pytest.mark.parametrize("frozen", ["conv1", "conv2", "conv3.0", "conv2.0.weight", "conv3.2"])
+def test_partly_frozen_weights(frozen: str) -> None:
+    model, flux = encoder(falling=True), spectra()
+    for name, value in model.named_parameters():
+        value.requires_grad_(not name.startswith(frozen))
+    other = direct(model)
+    for each in (model, other):
+        each(flux).square().sum().backward()
+    for (name, mine), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        if mine.grad is None or theirs.grad is None:
+            assert mine.grad is theirs.grad is None, name
+            assert name.startswith(frozen), name
+        elif not (name.startswith("conv") and name.endswith("0.bias")):
+            assert deviation(mine.grad, theirs.grad) < 1e-9, name
+
+
+@pytest.mark.usefixtures("forced")
+@pytest.mark.parametrize("pixels", [16, 17, 23, 31, 60])
+@pytest.mark.parametrize("n_batch", [1, 2, 5])
+def test_short_spectra(n_batch: int, pixels: int) -> None:
+    torch.manual_seed(3)
+    model = SpectrumEncoder(2, (4, 5, 6), (3, 5, 7), (5,)).double().eval()
+    flux, other = spectra(n_batch, pixels=pixels).requires_grad_(), direct(model)
+    assert taken(model, flux)
+    assert deviation(model(flux), other(flux)) < 1e-10
+    (mine,) = torch.autograd.grad(model(flux).square().sum(), flux)
+    (theirs,) = torch.autograd.grad(other(flux).square().sum(), flux)
+    assert deviation(mine, theirs) < 1e-8
+
+
+@pytest.mark.usefixtures("forced")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_change_nothing(reentrant: bool) -> None:
+    model, flux = encoder(), spectra().requires_grad_()
+    parts = [flux, *model.conv2.parameters(), *model.mlp.parameters()]
+    model(flux).square().sum().backward()
+    expected = [part.grad for part in parts]
+    model.zero_grad()
+    flux.grad = None
+    again: Tensor = checkpoint(model, flux, use_reentrant=reentrant)
+    again.square().sum().backward()
+    for part, grad in zip(parts, expected, strict=True):
+        assert part.grad is not None
+        assert grad is not None
+        torch.testing.assert_close(part.grad, grad, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.usefixtures("forced")
 def test_second_derivatives_are_refused_not_wrong() -> None:
     model, flux = encoder(), spectra().requires_grad_()
     (grad,) = torch.autograd.grad(model(flux).sum(), flux, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(InputError, match="no derivatives of second order"):
         grad.sum().backward()
-
-
-def kept(model: nn.Module, flux: Tensor) -> int:
-    """Return the bytes that a forward pass keeps for the backward pass, each storage once."""
-    sizes: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = model(flux).sum()
-    total = sum(sizes.values())
-    loss.backward()
-    return total
-
-
-def test_training_keeps_less_memory_than_the_layers() -> None:
-    model, flux = encoder(torch.float32).train(), spectra(32, torch.float32)
-    assert kept(model, flux) < 0.6 * kept(direct(model), flux)
+    with pytest.raises(InputError, match="no derivatives of second order"):
+        torch.autograd.functional.hessian(lambda flux: model(flux).square().sum(), flux.detach())
 
 
 def test_the_state_has_the_names_and_shapes_of_published_weights() -> None:

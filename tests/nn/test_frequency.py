@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spender_core.errors import InputError
 from spender_core.nn.frequency import (
+    TAPS_COST,
     KernelCache,
     Tile,
     analyse,
@@ -87,8 +88,18 @@ def test_the_best_tile_holds_whole_windows(pixels: int, taps: int, step: int) ->
 
 def test_what_tiles_save() -> None:
     """Most of the work of published networks, and less than nothing of tiny ones."""
-    assert saved(1557, best_tile(1557, 11, 11, 128, 256), 128, 256, 32) > 0.7 * 32 * 561e6
-    assert saved(30, best_tile(30, 5, 5, 2, 3), 2, 3, 1) < 0
+    large, tiny = best_tile(1557, 11, 11, 128, 256), best_tile(30, 5, 5, 2, 3)
+    assert saved(1557, large, 128, 256, 32, kept=True) > 0.7 * 32 * 561e6
+    assert saved(30, tiny, 2, 3, 1, kept=True) < 0
+
+
+def test_taps_cost_once_what_is_not_kept() -> None:
+    tile = best_tile(1557, 11, 11, 128, 256)
+    costs = [
+        saved(1557, tile, 128, 256, n, kept=True) - saved(1557, tile, 128, 256, n, kept=False)
+        for n in (1, 64)
+    ]
+    assert costs[0] == costs[1] == TAPS_COST * tile.products * 128 * 256
 
 
 def test_the_cache_follows_the_taps() -> None:
@@ -104,6 +115,9 @@ def test_the_cache_follows_the_taps() -> None:
         torch.testing.assert_close(
             cache.products(other, size), kernel_products(other.detach(), size)
         )
+    cache.products(w, tile)
+    cache.clear()
+    assert cache.products(w, tile) is not first
     for twin in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
         assert len(pickle.dumps(twin)) < 200
         assert twin.products(w, tile) is not cache.products(w, tile)

@@ -8,12 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from spender_core.datasets.augment import (
-    CappedRedshift,
-    UniformRedshift,
-    add_noise,
-    at_redshift,
-)
+from spender_core.datasets.augment import CappedRedshift, UniformRedshift, at_redshift
+from spender_core.datasets.sparse_noise import add_noise, highest
 
 DESI = pytest.importorskip("spender.data.desi", reason="spender's DESI cannot be imported").DESI
 SDSS = pytest.importorskip("spender.data.sdss", reason="spender's SDSS cannot be imported").SDSS
@@ -28,6 +24,8 @@ def spectra(peer: Any, n: int = 10) -> tuple[Tensor, ...]:
     flux = 1 + torch.sin(wave / 40) + 0.3 * torch.randn(n, len(wave), dtype=torch.float64)
     ivar = 10 * torch.rand(n, len(wave), dtype=torch.float64)
     ivar[torch.rand(n, len(wave)) < 0.2] = 0
+    # a masked maximum counts in spender only
+    ivar.scatter_(1, flux.argmax(dim=1, keepdim=True), 5.0)
     z, z_new = 0.5 * torch.rand(2, n, dtype=torch.float64)
     return wave, flux, ivar, z, z_new
 
@@ -77,7 +75,7 @@ def test_given_noise(monkeypatch: pytest.MonkeyPatch, peer: Any) -> None:
     uniform = torch.distributions.Uniform(0, 1).sample(flux.shape)
     hits = (uniform <= RATIO).flatten().nonzero()[:, 0]
     new_flux, new_ivar, valid = at_redshift(flux, ivar, wave, z, z_new)
-    sigma = 0.2 * flux.amax(dim=1)
+    sigma = 0.2 * highest(flux, ivar)
     add_noise(new_flux, new_ivar, hits, unit.flatten()[hits].double(), sigma, valid)
     where = inside(parts)
     torch.testing.assert_close(new_flux[where], expected[0][where], rtol=1e-5, atol=1e-6)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from spender_core import pickles, registry, weights
 from spender_core.errors import InputError, WeightsError
@@ -44,6 +45,56 @@ def test_an_lsf_of_each_spectrum_is_kept_and_not_only_claimed(tmp_path: Path) ->
         assert loaded.card.instruments[0].lsf_taps == 3
     registry.save(path, tiny("sdss"), CARD)
     assert not registry.load(path)[1].uses_lsf
+
+
+def lying(path: Path, model: SpectrumAutoencoder, taps: int | None = None, lsf: str = "") -> Path:
+    """Save a model, and then write another LSF into its card."""
+    card = registry.save(path, model, CARD)
+    first, *rest = card.instruments
+    if taps is not None:
+        first = first.model_copy(update={"lsf_taps": taps or None})
+    changes = {"instruments": (first, *rest), "lsf": lsf or card.lsf}
+    text = card.model_copy(update=changes).to_json()
+    save_file(weights.read(path)[1], path, metadata={"spender": text})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kernel", "change", "match"),
+    [
+        (5, {"lsf": "none"}, "says lsf 'none', its network and tensors have 'constant'"),
+        (None, {"lsf": "constant"}, "says lsf 'constant', its network and tensors have 'none'"),
+        (5, {"taps": 31}, "says 31 taps .* of 'sdss', the tensors have 5"),
+        (None, {"taps": 31}, "says 31 taps .* of 'sdss', the tensors have None"),
+        (5, {"taps": 3, "lsf": "per_spectrum"}, "says 3 taps"),
+    ],
+)
+def test_a_card_that_lies_about_the_lsf_is_refused(
+    tmp_path: Path, kernel: int | None, change: dict[str, Any], match: str
+) -> None:
+    model = tiny("sdss", lsf_taps={"sdss": kernel} if kernel else None)
+    with pytest.raises(WeightsError, match=match):
+        registry.load(lying(tmp_path / "m.safetensors", model, **change))
+
+
+def test_an_older_card_may_not_say_how_many_taps_there_are(tmp_path: Path) -> None:
+    path = lying(tmp_path / "m.safetensors", tiny("sdss", lsf_taps={"sdss": 5}), taps=0)
+    assert weights.read_card(path).instruments[0].lsf_taps is None
+    assert registry.load(path)[1].lsf["sdss"].kernel.numel() == 5
+
+
+def test_whether_each_lsf_is_used_is_known_when_values_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen = tmp_path / "m.safetensors", []
+    model = tiny("sdss")
+    model.uses_lsf = True
+    registry.save(path, model, CARD)
+    monkeypatch.setattr(
+        SpectrumAutoencoder, "check_state", lambda self: seen.append(self.uses_lsf), raising=False
+    )
+    registry.load(path)
+    assert seen == [True]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.int64])
