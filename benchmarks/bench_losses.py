@@ -66,7 +66,7 @@ def check(ours, theirs, inputs: tuple[Tensor, ...], with_spectra: bool) -> None:
     print(f"  value {mine.item():.6f}, relative deviation {deviation:.1e}")
     assert deviation < 1e-5, "the loss is not that of spender"
     pairs = zip(torch.autograd.grad(mine, leaves), torch.autograd.grad(other, leaves), strict=True)
-    for name, (a, b) in zip(("latents", "spectra"), pairs, strict=False):
+    for name, (a, b) in zip(("latents", "spectra")[: len(leaves)], pairs, strict=True):
         deviation = ((a - b).abs().max() / b.abs().max()).item()
         print(f"  gradient of {name}: {deviation:.1e}")
         assert deviation < 1e-4, f"the gradient of {name} is not that of spender"

@@ -13,7 +13,7 @@ import sys
 
 PIXELS = 9780, 7781
 SIZES = 64, 256, 1024, 4096, 16384
-PEER_MOST = 4096  # spender 0.3 needs some 60 times the memory of its output
+PEER_MOST = 4096  # spender 0.3 needs some 10 times the memory of its output
 
 CODE = """
 import json, resource, statistics, sys, time, torch
@@ -38,8 +38,7 @@ with torch.no_grad():
     y = transform(z()[:1].expand(size))
     del y
     first = time.perf_counter() - start
-    # what a process has ever used at most, before and after: in a second one, started small
-    before = int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0])
+    # the most that is used from here on
     open("/proc/self/clear_refs", "w").write("5")
     seconds = []
     for _ in range(5):
@@ -50,8 +49,7 @@ with torch.no_grad():
         seconds.append(time.perf_counter() - begin)
     peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 held = 4 * size * rest // 1024
-print(json.dumps({"first": first, "median": statistics.median(seconds), "peak": peak, "before": before,
-                  "held": held, "output": 5 * size * observed // 1024}))
+print(json.dumps({"first": first, "median": statistics.median(seconds), "peak": peak, "held": held, "output": 5 * size * observed // 1024}))
 """
 
 

@@ -35,10 +35,7 @@ class Grid:
     @cached_property
     def edges(self) -> FloatArray:
         """Pixel edges, shape (size + 1,), Angstrom: half way between the centres."""
-        wave = self.wave
-        middle = 0.5 * (wave[1:] + wave[:-1])
-        first, last = 2 * wave[0] - middle[0], 2 * wave[-1] - middle[-1]
-        return np.concatenate([[first], middle, [last]])
+        return pixel_edges(self.wave)
 
     @cached_property
     def sha256(self) -> str:
@@ -140,6 +137,13 @@ class Table(Grid):
 def as_grid(grid: Grid | ArrayLike | Any) -> Grid:
     """Return `grid` itself, or a `Table` of the wavelengths given (array or tensor)."""
     return grid if isinstance(grid, Grid) else Table(grid)
+
+
+def pixel_edges(wave: FloatArray) -> FloatArray:
+    """Return the edges of pixels, shape (N + 1,): half way between their centres, shape (N,)."""
+    middle = 0.5 * (wave[1:] + wave[:-1])
+    first, last = 2 * wave[0] - middle[0], 2 * wave[-1] - middle[-1]
+    return np.concatenate([[first], middle, [last]])
 
 
 def check_nodes(wave: FloatArray) -> None:

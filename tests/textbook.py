@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spender_core.ops.layout import edges
+from spender_core.grid import pixel_edges as edges
 from spender_core.ops.resample import interpolate
 
 

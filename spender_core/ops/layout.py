@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from spender_core.grid import check_nodes
+from spender_core.grid import check_nodes, pixel_edges
 
 FloatArray = NDArray[np.float64]
 
@@ -54,12 +54,12 @@ class Layout:
     @cached_property
     def node(self) -> FloatArray:
         """Nodes in Angstrom, shape (C + 1,): centres of pixels, or their edges."""
-        return edges(self.rest) if self.conserve_flux else self.rest
+        return pixel_edges(self.rest) if self.conserve_flux else self.rest
 
     @cached_property
     def point(self) -> FloatArray:
         """Observed points in Angstrom, shape (P,): centres of pixels, or their edges."""
-        return edges(self.observed) if self.conserve_flux else self.observed
+        return pixel_edges(self.observed) if self.conserve_flux else self.observed
 
     @property
     def cells(self) -> int:
@@ -155,9 +155,3 @@ class Layout:
         if not self.conserve_flux:
             return None
         return (self.point[1:] / np.diff(self.point)).astype(np.float32)
-
-
-def edges(wave: FloatArray) -> FloatArray:
-    """Return the edges of pixels, shape (N + 1,): half way between their centres, shape (N,)."""
-    middle = 0.5 * (wave[1:] + wave[:-1])
-    return np.concatenate([[2 * wave[0] - middle[0]], middle, [2 * wave[-1] - middle[-1]]])

@@ -267,7 +267,7 @@ def _copies(
     """Return the rows of all copies that are mapped over, (V B, ...), and V and B."""
     front = [
         tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-        for tensor, dim in zip(tensors, in_dims, strict=False)
+        for tensor, dim in zip(tensors, in_dims[: len(tensors)], strict=True)
     ]
     return [tensor.flatten(0, 1) for tensor in front], (front[0].shape[0], front[0].shape[1])
 

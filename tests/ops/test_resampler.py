@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from spender_core import native
 from spender_core.errors import InputError
 from spender_core.grid import Linear, Log
-from spender_core.ops.layout import Layout, edges
+from spender_core.grid import pixel_edges as edges
+from spender_core.ops.layout import Layout
 from spender_core.ops.resampler import Resampler
 
 MADE = native.library() is not None
