@@ -1,17 +1,19 @@
-"""The mock surveys that the embedded models are trained on and judged by."""
+"""The mock surveys that the embedded models, and those of studies, are trained on and judged by."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from spender_desi.instrument import DESI
 from spender_sdss.instrument import BOSS, SDSS
 from torch import Tensor
+from torch.nn.functional import pad
 
 from spender_core.datasets.mock import parametric
-from spender_core.datasets.mock.conditions import Conditions
+from spender_core.datasets.mock.conditions import Conditions, KnownLSF
 from spender_core.datasets.mock.galaxies import PreparedPopulations, galaxies, prepare
 from spender_core.datasets.mock.observing import Observed, observe
 from spender_core.datasets.mock.sources import FINE, Sources
@@ -53,16 +55,30 @@ class Mocks:
         parts = [
             galaxies(number, one, generator)
             for number, one in zip(numbers, self.populations, strict=False)
+            if number
         ] + [
             stars(number, one, generator)
             for number, one in zip(numbers, self.libraries, strict=False)
+            if number
         ]
         return Sources.cat(parts)
 
-    def redshifts(self, n: int, instrument: Instrument, generator: torch.Generator) -> Tensor:
-        """Draw redshifts: of galaxies evenly and, a third of them, nearby; of stars, as measured."""
+    def redshifts(
+        self,
+        n: int,
+        instrument: Instrument,
+        generator: torch.Generator,
+        z_range: tuple[float, float] | None = None,
+    ) -> Tensor:
+        """Draw redshifts: of galaxies evenly and, a third of them, nearby; of stars, as measured.
+
+        With a range, those of galaxies are even in it.
+        """
         if self.what == "stars":
             return 5e-4 * torch.randn(n, generator=generator, dtype=torch.float64)
+        if z_range is not None:
+            low, high = z_range
+            return low + (high - low) * torch.rand(n, generator=generator, dtype=torch.float64)
         high = Z_RANGE[instrument.name][1]
         even, near, pick = torch.rand(3, n, generator=generator, dtype=torch.float64)
         return torch.where(pick < 0.33, 0.15 * near, high * even)
@@ -73,13 +89,15 @@ class Mocks:
         instrument: Instrument,
         generator: torch.Generator,
         snr: tuple[float, float] = SNR,
+        z_range: tuple[float, float] | None = None,
+        lsf: KnownLSF = False,
     ) -> Observed:
         """Draw objects and observe them."""
         sources = self.sources(n, generator)
-        sources = sources.at(self.redshifts(n, instrument, generator))
+        sources = sources.at(self.redshifts(n, instrument, generator, z_range))
         choice = self.conditions[instrument.name]
         which = int(torch.randint(len(choice), (1,), generator=generator))
-        return observe(sources, instrument, choice[which], generator, snr=snr)
+        return observe(sources, instrument, choice[which], generator, snr=snr, lsf=lsf)
 
     def kernel(self, instrument: Instrument, taps: int) -> Tensor:
         """Return the mean line spread function of an instrument, shape (taps,)."""
@@ -90,16 +108,32 @@ class Mocks:
         return (kernel + kernel.flip(0)) / 2
 
 
-def mocks(what: str, folder: Path | None) -> Mocks:
-    """Return mocks of galaxies or stars; with a folder, from the real templates in it too."""
-    instruments: dict[str, Instrument] = {one.name: one for one in (SDSS(), BOSS(), DESI())}
+def mocks(
+    what: str,
+    folder: Path | None,
+    names: Collection[str] = tuple(Z_RANGE),
+    real_conditions: bool = True,
+) -> Mocks:
+    """Return mocks of galaxies or stars; with a folder, from the real templates in it too.
+
+    Args:
+        what: "galaxies" or "stars".
+        folder: Where files of templates and of surveys are.
+        names: Of the instruments that observe.
+        real_conditions: Observe half of the batches as the spectra in the folder were.
+    """
+    every: list[Instrument] = [SDSS(), BOSS(), DESI()]
+    instruments = {one.name: one for one in every if one.name in names}
     generator = torch.Generator().manual_seed(1)
     conditions = {}
-    for name, instrument in instruments.items():
-        conditions[name] = [Conditions.parametric(instrument, 64, generator)]
-        if folder is not None:
-            files = sorted(map(str, folder.rglob(FILES[name])))
-            conditions[name].append(Conditions.from_files(instrument, files))
+    for one in every:  # what an instrument draws does not hang on which others are asked for
+        made = [Conditions.parametric(one, 64, generator)]
+        if one.name not in instruments:
+            continue
+        if folder is not None and real_conditions:
+            files = sorted(map(str, folder.rglob(FILES[one.name])))
+            made.append(Conditions.from_files(one, files))
+        conditions[one.name] = _alike(made)
     populations: list[PreparedPopulations] = []
     libraries: list[StarLibrary] = []
     if what == "galaxies":
@@ -113,3 +147,13 @@ def mocks(what: str, folder: Path | None) -> Mocks:
             libraries.append(StarLibrary.read(folder))
         grid = libraries[-1].grid
     return Mocks(what, grid, instruments, conditions, populations, libraries, folder)
+
+
+def _alike(conditions: list[Conditions]) -> list[Conditions]:
+    """Return conditions with as many taps each, so that their LSFs are stored alike."""
+    most = max(one.lsf.shape[1] for one in conditions)
+    sides = [(most - one.lsf.shape[1]) // 2 for one in conditions]
+    return [
+        replace(one, lsf=pad(one.lsf, (0, 0, side, side)))
+        for one, side in zip(conditions, sides, strict=True)
+    ]

@@ -49,18 +49,24 @@ class Metric:
     others: Spread
 
     @classmethod
-    def of(cls, reference_BS: Tensor, whiten: bool = False) -> Metric:
+    def of(cls, *references: Tensor, whiten: bool = False) -> Metric:
         """Take the unit, and if it is to whiten the covariance, from different objects.
 
+        Args:
+            references: Latents of different objects, shape (B, S). Those of several instruments
+                count alike, and only distances within each: what the instruments themselves
+                do to latents must not make the unit longer.
+            whiten: Whether to whiten by the covariance within the references.
+
         Raises:
-            InputError: There are less than two, or all latents are the same.
+            InputError: There are less than two objects, or all latents are the same.
         """
-        latents = reference_BS.double()
-        if len(latents) < 2:
+        latents = [reference_BS.double() for reference_BS in references]
+        if not latents or min(len(one) for one in latents) < 2:
             raise InputError("distances between different objects need at least two of them")
-        size = latents.shape[1]
+        size = latents[0].shape[1]
         scale = _whitening(latents) if whiten else torch.eye(size, dtype=torch.float64)
-        distances = torch.pdist(latents @ scale)
+        distances = torch.cat([torch.pdist(one @ scale) for one in latents])
         unit = float(distances.median())
         if not unit > 0:
             raise InputError("the latents of most objects are the same, so there is no unit")
@@ -74,9 +80,10 @@ class Metric:
         return apart_B / self.unit
 
 
-def _whitening(latents: Tensor) -> Tensor:
+def _whitening(latents: Sequence[Tensor]) -> Tensor:
     """Return the inverse square root of the covariance, shape (S, S), without empty directions."""
-    power, directions = torch.linalg.eigh(torch.cov(latents.T).reshape(latents.shape[1], -1))
+    covariance = sum(torch.cov(one.T).reshape(one.shape[1], -1) for one in latents) / len(latents)
+    power, directions = torch.linalg.eigh(covariance)
     kept = power > 1e-10 * power.max()
     scale: Tensor = directions[:, kept] / power[kept].sqrt()
     return scale
@@ -182,7 +189,7 @@ def invariance(
         shifts: Differences in redshift to try.
         ratios: S/N at which two realisations of the noise are compared.
     """
-    latents = _encoder(model)
+    latents = encoder(model)
     first = latents(view(dz=0.0))
     metrics = Metric.of(first), Metric.of(first, whiten=True)
     pairs = {f"dz = {dz:g}": (first, latents(view(dz=dz))) for dz in shifts}
@@ -196,7 +203,9 @@ def invariance(
     return Invariance(tuple(pairs), measured[0], measured[1], others)
 
 
-def _encoder(model: Model, chunk: int = 64) -> Callable[[SpectrumBatch], Any]:
+def encoder(model: Model, chunk: int = 64) -> Callable[[SpectrumBatch], Any]:
+    """Return a function that encodes a batch in parts, to latents (B, S) on the host."""
+
     def encode(batch: SpectrumBatch) -> Tensor:
         parts = [model.encode(batch[i : i + chunk]) for i in range(0, len(batch), chunk)]
         return torch.cat(parts).cpu()

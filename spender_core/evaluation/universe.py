@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from spender_core.datasets.mock.conditions import Conditions
+from spender_core.datasets.mock.conditions import Conditions, KnownLSF
 from spender_core.datasets.mock.galaxies import PreparedPopulations, galaxies
 from spender_core.datasets.mock.observing import Observed, observe
 from spender_core.datasets.mock.sources import Sources
@@ -37,6 +37,7 @@ class Universe:
         seed: Streams of different seeds have no batch in common.
         snr: Range of the median S/N a pixel, log-uniform.
         size: Galaxies in a batch.
+        lsf: Let spectra come with their line spread functions, as in `observe`.
 
     Raises:
         InputError: The seed is negative or too large.
@@ -49,6 +50,7 @@ class Universe:
     seed: int = 0
     snr: tuple[float, float] = SNR
     size: int = 64
+    lsf: KnownLSF = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < _SEEDS:
@@ -59,7 +61,9 @@ class Universe:
         while True:
             generator = self._generator(number)
             sources = self._sources(self.size, generator)
-            yield observe(sources, self.instrument, self.conditions, generator, snr=self.snr)
+            yield observe(
+                sources, self.instrument, self.conditions, generator, snr=self.snr, lsf=self.lsf
+            )
             number += 1
 
     def sources(self, n: int) -> Sources:

@@ -143,6 +143,27 @@ def matrix_taps(resolution_CKL: Tensor) -> Tensor:
     )
 
 
+def diagonals(lsf_CKL: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """Return line spread functions as matrices by their diagonals, without what is beyond the ends.
+
+    Args:
+        lsf_CKL: Tap k of pixel i weighs pixel i + k - K // 2, as in `Conditions.lsf`.
+
+    Returns:
+        Diagonals, shape (C, K, L), and their offsets K // 2, ..., -(K // 2), as `BandedLSF` and
+        files of DESI have them: element k of column j is in row j - offsets[k].
+    """
+    taps, pixels = lsf_CKL.shape[1:]
+    offsets = tuple(range(taps // 2, -(taps // 2) - 1, -1))
+    data_CKL = torch.zeros_like(lsf_CKL)
+    for k, offset in enumerate(offsets):
+        rows = slice(max(0, -offset), max(0, min(pixels, pixels - offset)))
+        columns = slice(rows.start + offset, rows.stop + offset)
+        if rows.start < rows.stop:
+            data_CKL[:, k, columns] = lsf_CKL[:, taps - 1 - k, rows]
+    return data_CKL, offsets
+
+
 def _nearest(wanted_L: Tensor) -> Tensor:
     """Return the nearest pixel that is wanted, shape (L,); the pixel itself if none is."""
     pixels = torch.arange(len(wanted_L))

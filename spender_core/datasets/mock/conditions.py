@@ -1,6 +1,6 @@
 """How an instrument observes: its noise, sky, masks and line spread function, many times over.
 
-Shapes: C conditions, L observed pixels, K taps of a line spread function.
+Shapes: C conditions, B spectra, L observed pixels, K taps of a line spread function.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spender_core.datasets.mock.broadening import gaussian_taps
+from spender_core.datasets.mock.broadening import diagonals, gaussian_taps
 from spender_core.datasets.mock.drawn import FAINT, MOST, read_conditions
 from spender_core.datasets.mock.sources import Draw
 from spender_core.errors import InputError
 from spender_core.interfaces.instrument import Instrument
+from spender_core.line_spread import BandedLSF, GaussianLSF
 from spender_core.ops.mask import sky_lines
 
 SKY = 8.0
@@ -28,6 +29,10 @@ SDSS and DESI files tell. Photons of an object as bright as this double the vari
 SIGMA = 1.0
 """Standard deviation of a line spread function, pixels. Medians of real files: 0.86 of SDSS, 0.93
 of BOSS (column wdisp) and 0.85 of DESI (resolution matrices)."""
+
+KnownLSF = bool | Literal["gaussian"]
+"""Whether spectra come with their line spread function: False, True, or "gaussian" for widths
+alone (`Conditions.known_lsf`)."""
 
 _FAINT_LINES = 120
 """Faint sky lines of parametric conditions."""
@@ -47,6 +52,8 @@ class Conditions:
         lsf: Line spread functions, shape (C, K, L), float32, K odd. Pixel i of what is
             observed is the sum over k of lsf[:, k, i] x[i + k - K // 2].
         seams: Where the arms of the spectrograph meet, Angstrom.
+        sigma: Where the line spread functions are Gaussians, their standard deviations at the
+            pixels that are observed, shape (C, L), pixels; else None.
 
     Raises:
         InputError: Shapes do not fit each other, or values are not as said.
@@ -58,6 +65,7 @@ class Conditions:
     good: Tensor
     lsf: Tensor
     seams: tuple[float, ...] = ()
+    sigma: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.variance.shape)
@@ -70,6 +78,8 @@ class Conditions:
         taps = tuple(self.lsf.shape)
         if len(taps) != 3 or taps[::2] != shape or taps[1] % 2 == 0:
             raise InputError(f"lsf must have shape ({shape[0]}, K, {shape[1]}), K odd, got {taps}")
+        if self.sigma is not None and tuple(self.sigma.shape) != shape:
+            raise InputError(f"sigma must have shape {shape}, got {tuple(self.sigma.shape)}")
         finite = all(bool(getattr(self, n).isfinite().all()) for n in ("residual", "lsf"))
         positive = bool(((self.variance > 0) & (self.variance < math.inf)).all())
         if not (
@@ -92,7 +102,38 @@ class Conditions:
             self.good[index],
             self.lsf[index],
             self.seams,
+            None if self.sigma is None else self.sigma[index],
         )
+
+    def known_lsf(
+        self, condition_B: Tensor, kind: Literal[True, "gaussian"] = True
+    ) -> BandedLSF | GaussianLSF:
+        """Return the line spread functions of spectra, as `SpectrumBatch.lsf` carries them.
+
+        Args:
+            condition_B: Which of the conditions each was taken under, int64.
+            kind: True for what is applied, pixel by pixel: K numbers a pixel. "gaussian" for
+                widths alone, as the files of SDSS tell them. `GaussianLSF` gives light the width
+                at the pixel that it comes from, and keeps flux, where mocks take the width at the
+                pixel that is observed, and keep continua. For the smooth widths of parametric
+                conditions that is the same, but for the 6e-5 of the light beyond their taps;
+                where real widths jump, as they do between the arms of SDSS and BOSS, continua
+                differ by some percent.
+
+        Raises:
+            InputError: Widths are asked for, and these are no Gaussians; or there is no such kind.
+        """
+        if kind is True:
+            used, place_B = condition_B.unique(return_inverse=True)
+            data_CKL, offsets = diagonals(self.lsf[used])
+            return BandedLSF(data_CKL[place_B], offsets)
+        if kind != "gaussian":
+            raise InputError(f"lsf must be True, False or 'gaussian', not {kind!r}")
+        if self.sigma is None:
+            raise InputError(
+                "these line spread functions are no Gaussians; ask for them with lsf=True"
+            )
+        return GaussianLSF(self.sigma[condition_B])
 
     @cached_property
     def weight(self) -> Tensor:
@@ -142,13 +183,18 @@ class Conditions:
         wander = torch.nn.functional.avg_pool1d(wander, 3, 1, 1) * math.sqrt(3)
         # where lines make the noise, what is left of them is comparable to it, as in DESI's files
         excess = (continuum * lines).sqrt()
+        photons = continuum / (SKY * draw.uniform(0.7, 1.4))
+        residual = draw.uniform(0.4, 1.2) * wander * excess * (lines > 0.1)
+        good = _seen(draw, len(wave))
+        widths = _widths(draw, x, sigma)
         return cls(
             variance=variance,
-            photons=continuum / (SKY * draw.uniform(0.7, 1.4)),
-            residual=draw.uniform(0.4, 1.2) * wander * excess * (lines > 0.1),
-            good=_seen(draw, len(wave)),
-            lsf=gaussian_taps(_widths(draw, x, sigma)),
+            photons=photons,
+            residual=residual,
+            good=good,
+            lsf=gaussian_taps(widths),
             seams=tuple(seams),
+            sigma=widths,
         )
 
     @classmethod

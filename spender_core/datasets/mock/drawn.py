@@ -98,6 +98,7 @@ def read_conditions(
         "good": torch.from_numpy(_masks(masks, good)),
         "lsf": _joined([part.taps for part in parts]),
         "seams": parts[0].seams,
+        "sigma": _widths([part.sigma for part in parts]),
     }
 
 
@@ -161,10 +162,12 @@ class _Spectra:
         self.variance = _filled(url, total / (1 + sky / self.light), np.log, np.exp)
         self.excess = np.where(self.good, flux - continuum, 0)
         self.seams = told.seams
+        self.sigma: Tensor | None = None
         if told.resolution is not None:
             self.taps = matrix_taps(torch.from_numpy(told.resolution).float())
         elif told.sigma is not None:
-            self.taps = gaussian_taps(torch.from_numpy(_filled(url, told.sigma)).float())
+            self.sigma = torch.from_numpy(_filled(url, told.sigma)).float()
+            self.taps = gaussian_taps(self.sigma)
         else:
             raise InputError(
                 f"{redacted(url)} tells no line spread function: neither sigma nor resolution; "
@@ -227,6 +230,12 @@ def _residual(excess: FloatArray, variance: FloatArray, good: NDArray[np.bool_])
     share = np.where(sure, np.sqrt(1 - 1 / np.maximum(ratio, 1)), 0)
     limit = 5 * np.sqrt(variance * np.maximum(ratio, 1))
     return share * np.clip(excess, -limit, limit)
+
+
+def _widths(parts: list[Tensor | None]) -> Tensor | None:
+    """Join widths, if all files tell them."""
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if len(known) == len(parts) else None
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ from spender_core.datasets.mock.artefacts import (
     draw_hits,
 )
 from spender_core.datasets.mock.broadening import LogShift, place
-from spender_core.datasets.mock.conditions import Conditions
+from spender_core.datasets.mock.conditions import Conditions, KnownLSF
 from spender_core.datasets.mock.sources import Draw, Sources
 from spender_core.errors import InputError, RedshiftError
 from spender_core.interfaces.instrument import Instrument
@@ -38,7 +38,8 @@ class Observed:
     """Spectra as an instrument took them, and the truth.
 
     Attributes:
-        batch: The spectra, normalised and masked as if they had been read from files.
+        batch: The spectra, normalised and masked as if they had been read from files, with the
+            line spread function of each if it was asked for.
         truth: Their flux without noise, sky residuals, fluxing errors, cosmic rays and
             blends, but broadened, in the units of `batch`, shape (B, L); 0 where the
             restframe of the source does not reach.
@@ -62,6 +63,7 @@ def observe(
     snr: tuple[float, float] | Tensor | None = None,
     artefacts: Artefacts | None = None,
     noiseless: bool = False,
+    lsf: KnownLSF = False,
 ) -> Observed:
     """Observe sources with an instrument.
 
@@ -83,9 +85,13 @@ def observe(
         noiseless: Leave out noise and all that goes wrong with the flux; the inverse
             variance (but for the photons of blends), the masks and what was drawn for them
             stay as they would be.
+        lsf: Put the line spread function of each spectrum into `batch.lsf`: True for the one
+            that is applied, K numbers a pixel; "gaussian" for its widths alone, if it is a
+            Gaussian (`Conditions.known_lsf`).
 
     Raises:
-        InputError: The conditions are not of this instrument, or `snr` is not positive.
+        InputError: The conditions are not of this instrument, or `snr` is not positive, or they
+            have no widths.
         RedshiftError: A redshift is unknown or not above -1.
     """
     artefacts = Artefacts() if artefacts is None else artefacts
@@ -101,6 +107,8 @@ def observe(
         raw = SpectrumBatch(flux_BL, ivar_BL, z_B, torch.zeros_like(z_B), instrument=instrument)
         batches.append(instrument.prepare(raw))
     batch = SpectrumBatch.cat(batches)
+    if lsf is not False:
+        batch = batch.replace(lsf=conditions.known_lsf(plan.condition, lsf))
     truth_BL /= batch.norm[:, None].float()
     return Observed(batch, truth_BL, sources, plan.condition, plan.record())
 

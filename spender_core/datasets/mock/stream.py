@@ -13,7 +13,7 @@ import torch
 from spender_core import __version__
 from spender_core.datasets.mock import parametric
 from spender_core.datasets.mock.artefacts import Artefacts
-from spender_core.datasets.mock.conditions import Conditions
+from spender_core.datasets.mock.conditions import Conditions, KnownLSF
 from spender_core.datasets.mock.galaxies import PreparedPopulations, galaxies, prepare
 from spender_core.datasets.mock.observing import Observed, observe
 from spender_core.datasets.mock.quasars import QuasarLibrary, quasars
@@ -96,6 +96,8 @@ class MockSurvey:
         z_range: Redshifts to keep of those that the survey looks at.
         snr_range: Limits of the median signal-to-noise ratio a pixel.
         artefacts: How much goes wrong; the defaults of `Artefacts` if None.
+        lsf: Let spectra come with their line spread functions, as in `observe`. Files of mocks
+            do not keep them.
 
     Raises:
         InputError: An argument is not one of those, or the folder lacks templates.
@@ -125,6 +127,7 @@ class MockSurvey:
         z_range: tuple[float, float] | None = None,
         snr_range: tuple[float, float] | None = None,
         artefacts: Artefacts | None = None,
+        lsf: KnownLSF = False,
     ) -> None:
         if what not in (*WHAT, MIXED):
             raise InputError(f"what must be one of {', '.join((*WHAT, MIXED))}, not {what!r}")
@@ -135,7 +138,7 @@ class MockSurvey:
         if what == MIXED and n is not None:  # a turn of all kinds, however few there are
             size = min(size, -(-n // len(_TURNS)))
         self.instrument, self.what, self.n = instrument, what, n
-        self.seed, self.size = seed, size
+        self.seed, self.size, self.lsf = seed, size, lsf
         self.artefacts = Artefacts() if artefacts is None else artefacts
         if not isinstance(templates, Templates):
             templates = Templates(None if templates is None else Path(templates))
@@ -188,8 +191,9 @@ class MockSurvey:
         z, snr = self.surveys[kind].draw(count, generator)
         sources = self._sources(kind, z, generator)
         return observe(
-            sources, self.instrument, self.conditions, generator, snr=snr, artefacts=self.artefacts
-        )
+            sources, self.instrument, self.conditions, generator, snr=snr,
+            artefacts=self.artefacts, lsf=self.lsf,
+        )  # fmt: skip
 
     def provenance(self) -> dict[str, Any]:
         """Return what the survey was made with, for files to tell.
