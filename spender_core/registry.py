@@ -231,6 +231,32 @@ def pull(name: str) -> Path:
     return path
 
 
+def push(
+    file: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    revision: str | None = None,
+    message: str = "",
+    private: bool = False,
+) -> str:
+    """Publish a model, and return the location that `load` takes, with its commit and hash.
+
+    Args:
+        file: Path of a weights file, or the name of a model.
+        destination: A folder, s3://bucket/prefix, or hf:owner/repository[/file].
+        revision: Branch on the Hub that takes a new commit, even over another file.
+        message: What the commit is called.
+        private: Whether a repository that is made for it is private.
+
+    Raises as `load`, and as `spender_core.archives.publishing.publish`.
+    """
+    from spender_core import weights
+    from spender_core.archives import publishing
+
+    upload = publishing.checked(pull(os.fspath(file)), load, weights.page)
+    change = publishing.Change(revision, message, private)
+    return publishing.publish(upload, os.fspath(destination), change)
+
+
 def _made(card: ModelCard, stored: Stored, wanted: str | None) -> tuple[Instrument, Any]:
     """Make the model of a card from its file, for its instruments that are installed."""
     from spender_core import weights

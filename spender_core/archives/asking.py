@@ -73,7 +73,7 @@ class Conversation:
         self._stall = stall
         self._items: Queue[Reply | bytes | BaseException] = Queue(_HELD)
         self._left = threading.Event()
-        arguments = (session, url, headers, _token())
+        arguments = (session, url, headers, token())
         threading.Thread(target=self._run, args=arguments, daemon=True).start()
 
     def reply(self) -> Reply:
@@ -190,12 +190,16 @@ def _follow(
     )
 
 
-def _token() -> str:
-    """Return the user's token for the Hub, if there is one."""
-    token = os.environ.get("HF_TOKEN", "").strip()
-    if not re.fullmatch(r"[!-~]*", token):
+def token() -> str:
+    """Return the user's token for the Hub; "" if there is none.
+
+    Raises:
+        InputError: HF_TOKEN cannot be one.
+    """
+    given = os.environ.get("HF_TOKEN", "").strip()
+    if not re.fullmatch(r"[!-~]*", given):
         raise InputError("HF_TOKEN has characters that no token has; copy it again")
-    return token
+    return given
 
 
 def _login(url: str) -> tuple[str, HTTPBasicAuth | None]:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from spender_core.errors import InputError, OfflineError
+from spender_core.records import printable
 
 HUB = "https://huggingface.co"
 
@@ -21,6 +22,9 @@ _FILE = re.compile(r"[A-Za-z0-9_][\w .+-]*")
 _PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s|html|head|body|\?xml)", re.IGNORECASE)
 _LONGEST = 200
 _SCHEMES = ("https://", "http://", "s3://")
+_SECRETS = ("HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_SHORTEST = 8
+"""Characters that a secret has at least; a shorter one is a placeholder, and part of words."""
 RESERVED = "record.json"
 """Name of a file in the cache that holds what is remembered of another."""
 
@@ -72,6 +76,15 @@ def _redacted(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, query, ""))
 
 
+def told(error: BaseException) -> str:
+    """Return an error of a foreign library as it may be shown: on one line, without secrets."""
+    text = re.sub(r"[\w+.-]+://\S+", lambda url: redacted(url[0]), " ".join(str(error).split()))
+    for name in _SECRETS:
+        secret = os.environ.get(name, "").strip()
+        text = text.replace(secret, "...") if len(secret) >= _SHORTEST else text
+    return printable(f"{type(error).__name__}: {text}"[:400])
+
+
 def hub() -> str:
     """Return the address of the Hugging Face Hub, or of what HF_ENDPOINT puts in its place.
 
@@ -89,8 +102,14 @@ def is_page(start: bytes) -> bool:
     return _PAGE.match(start) is not None
 
 
-def storage_options(url: str) -> dict[str, Any]:
-    """Return what fsspec needs for this URL: how long to wait, no credentials for buckets."""
+def storage_options(url: str, signed: bool = False) -> dict[str, Any]:
+    """Return what fsspec needs for this URL: how long to wait, and if buckets are told who asks.
+
+    Args:
+        url: A URL.
+        signed: Use the credentials for buckets that this machine has, wherever botocore finds
+            them.
+    """
     if url.startswith(("http:", "https:")):
         from aiohttp import ClientTimeout
 
@@ -98,7 +117,7 @@ def storage_options(url: str) -> dict[str, Any]:
         return {"client_kwargs": {"timeout": wait}}
     if url.startswith("s3:"):
         wait_s3 = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 2}}
-        return {"anon": True, "config_kwargs": wait_s3}
+        return {"anon": not signed, "config_kwargs": wait_s3}
     return {}
 
 

@@ -44,7 +44,7 @@ LARGEST_STREAM = 4 << 30
 
 _BLOCK = 4 << 20
 _IN_MEMORY = 8 << 20
-_TRANSPORT = ("aiohttp", "aiobotocore", "botocore", "s3fs")
+_TRANSPORT = ("aiohttp", "aiobotocore", "botocore", "s3fs", "httpx", "httpx2", "huggingface_hub")
 """Packages whose errors mean that a server could not be reached."""
 
 _URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>]+")

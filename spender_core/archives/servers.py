@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from spender_core.archives import cache, transport
-from spender_core.archives.location import Wanted, redacted, storage_options
+from spender_core.archives.location import Wanted, redacted, storage_options, told
 from spender_core.archives.writing import file_sha256, settle
 from spender_core.errors import (
     FileError,
@@ -131,21 +131,32 @@ def _from_folder(source: str, part: Path) -> None:
 
 
 def _from_store(source: str, part: Path) -> None:
-    """Copy a file from a bucket."""
-    import fsspec
-
+    """Copy a file from a bucket: as anybody, or with the user's credentials where it is private."""
     try:
-        filesystem, path = fsspec.url_to_fs(source, **storage_options(source))
-        filesystem.get_file(path, str(part))
+        try:
+            _copy(source, part, signed=False)
+        except PermissionError:
+            _copy(source, part, signed=True)
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no file {redacted(source)}") from error
     except Exception as error:  # s3fs and botocore have errors of their own
         transport.discard(part)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise FileError(f"cannot write {part}: {error}") from error
-        raise OfflineError(
-            f"cannot download {redacted(source)}: {type(error).__name__}: {error}"
-        ) from error
+        hint = ""
+        if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
+            hint = (
+                "; if it is private, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+                "AWS_PROFILE, to those of somebody who may read it"
+            )
+        raise OfflineError(f"cannot download {redacted(source)}: {told(error)}{hint}") from error
+
+
+def _copy(source: str, part: Path, signed: bool) -> None:
+    import fsspec
+
+    filesystem, path = fsspec.url_to_fs(source, **storage_options(source, signed))
+    filesystem.get_file(path, str(part))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from spender_core.weights.building import build, restore
 from spender_core.weights.card import remedy
 from spender_core.weights.describing import described
 from spender_core.weights.files import WAVE_REST, Stored, opened, read, read_card, write
+from spender_core.weights.page import page
 
 __all__ = [
     "WAVE_REST",
@@ -18,6 +19,7 @@ __all__ = [
     "build",
     "described",
     "opened",
+    "page",
     "read",
     "read_card",
     "remedy",

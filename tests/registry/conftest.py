@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from hub_server import HubServer, market_of
 
 from spender_core import registry
 from spender_core.batch import SpectrumBatch
@@ -171,3 +172,46 @@ def card() -> ModelCard:
 def flow_card() -> ModelCard:
     """Return the card of a flow, which names no instrument yet."""
     return ModelCard(name="small_flow", kind="flow", architecture="maf", latents=3)
+
+
+@pytest.fixture
+def described(survey: Survey, path: Path, small: Callable[..., Any], card: ModelCard) -> Path:
+    """A weights file of a model of two instruments, with a card that tells something."""
+    told = {
+        "licence": "CC-BY-4.0",
+        "description": "A small <model>.",
+        "training": {"data": {"spectra": 12, "survey": "near"}, "steps": 50},
+        "evaluation": {"chi2": 1.25},
+        "citation": ("Somebody et al. 2026",),
+    }
+    registry.save(path, small("near", "far"), card.model_copy(update=told))
+    return path
+
+
+@pytest.fixture
+def other(described: Path, small: Callable[..., Any], card: ModelCard) -> Path:
+    """Another weights file of the same name."""
+    found = described.parent / "other" / described.name
+    torch.manual_seed(7)
+    registry.save(found, small("near"), card)
+    assert found.read_bytes() != described.read_bytes()
+    return found
+
+
+@pytest.fixture
+def market(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A server that stands in for the Hugging Face Hub, for one who may write there."""
+    yield from market_of(monkeypatch)
+
+
+@pytest.fixture
+def assert_loads() -> Callable[[str, Path], None]:
+    """Return a check that a location gives the model of a file."""
+
+    def check(location: str, file: Path) -> None:
+        """Check that a location gives the model of a file, bit by bit."""
+        ours, theirs = registry.load(file)[1].state_dict(), registry.load(location)[1].state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+    return check
