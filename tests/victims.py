@@ -1,6 +1,6 @@
 """A process that starts others to be killed: it has imported everything, so they begin at once.
 
-Reads one line of JSON for each, {"call": "fetch" or "spender", "arguments": [...]}; prints its
+Reads one line of JSON for each, {"call": "fetch", "spender", ..., "arguments": [...]}; prints its
 process id as it begins, and its exit status when it has ended.
 """
 
@@ -16,15 +16,26 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
+from importlib import import_module
 from typing import Any, Self
 
 
 class Victims:
-    """Runs functions of this module in processes of their own, and kills them."""
+    """Runs functions of this module in processes of their own, and kills them.
+
+    Args:
+        modules: What they need, imported once before they start.
+    """
+
+    def __init__(self, *modules: str) -> None:
+        self.modules = modules
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, *self.modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.process.__enter__()
         try:
@@ -92,7 +103,13 @@ def spender(*arguments: str) -> None:
             raise
 
 
-CALLS: dict[str, Callable[..., None]] = {"fetch": fetch, "spender": spender}
+def prepare(*arguments: str) -> None:
+    from tiny_survey import prepare
+
+    prepare(*arguments)
+
+
+CALLS: dict[str, Callable[..., None]] = {"fetch": fetch, "spender": spender, "prepare": prepare}
 
 
 def serve() -> None:
@@ -100,6 +117,8 @@ def serve() -> None:
 
     for name in registry.instruments():
         registry.instrument(name)
+    for module in sys.argv[1:]:
+        import_module(module)
     print(os.getpid(), flush=True)
     for line in sys.stdin:
         request = json.loads(line)

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from spender_core.archives.location import redacted
+from spender_core.cli.making import mock, prepare, push, train
+from spender_core.cli.options import SEEDS, All, Files, ModelOption, Refine
 from spender_core.errors import SpenderError
 from spender_core.records import printable
 
@@ -20,25 +22,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-SEEDS = 2**31 - 1
-"""Largest seed: streams of random numbers derive others from it, of 64 bits."""
-
-Files = Annotated[list[str], typer.Argument(help="Files of spectra, paths or URLs.")]
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="Model to use. Default: the instrument's embedded one."),
-]
-All = Annotated[
-    bool, typer.Option("--all", help="Keep spectra that fail the survey's quality cuts.")
-]
-Refine = Annotated[
-    int,
-    typer.Option(
-        min=0, help="Steps from the encoder's latents to those that fit each spectrum best; try 6."
-    ),
-]
-
 
 CORNERLESS = {
     "z": "z", "most": "most", "everything": "all", "per_page": "per-page", "zoom": "zoom",
@@ -348,49 +331,5 @@ def evaluate(
     )
 
 
-@app.command()
-def mock(
-    instrument: Annotated[str, typer.Argument(help="Name of the instrument.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write: .fits or .parquet.")
-    ] = Path("mocks.fits"),
-    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Number of spectra.")] = 1000,
-    what: Annotated[
-        str, typer.Option(help="galaxies, quasars, stars, or mixed: all of them.")
-    ] = "galaxies",
-    templates: Annotated[
-        Path | None,
-        typer.Option(help="Folder of redmonster's and redrock's templates. Default: parametric."),
-    ] = None,
-    conditions: Annotated[
-        list[str] | None,
-        typer.Option(help="A file to take noise, masks and LSF from; can be repeated."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=SEEDS, help="Seed of everything random.")] = 0,
-    snr: Annotated[
-        tuple[float, float] | None, typer.Option(help="Lowest and highest S/N a pixel.")
-    ] = None,
-    z: Annotated[
-        tuple[float, float] | None, typer.Option(help="Lowest and highest redshift.")
-    ] = None,
-    truth: Annotated[
-        bool, typer.Option(help="Write what the spectra are without noise, and made from.")
-    ] = True,
-) -> None:
-    """Write a file of mock spectra of an instrument, with the truth beside."""
-    from spender_core.cli.mock import Request, run
-
-    run(
-        Request(
-            instrument=instrument,
-            number=number,
-            what=what,
-            templates=templates,
-            conditions=conditions or [],
-            seed=seed,
-            snr=snr,
-            z=z,
-            truth=truth,
-        ),
-        output,
-    )
+for command in (mock, prepare, train, push):
+    app.command()(command)

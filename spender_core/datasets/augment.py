@@ -8,7 +8,8 @@ same random numbers, apart from five faults:
   not observed has flux 0 and inverse variance 0.
 - A redshift that the caller asks for is used. DESI's rule for stars draws over it there.
 - Coordinates are float64.
-- The pixels that get noise are drawn, not a number for each pixel to decide by.
+- The pixels that get noise are drawn, not a number for each pixel to decide by; on a GPU, where
+  numbers cost little, they are as there.
 - The amplitude of the noise follows the maximum over pixels that are not masked. Masked ones hold
   cosmic rays and residuals of sky lines, several times as high as the spectrum.
 
@@ -25,14 +26,23 @@ import torch
 from torch import Tensor
 
 from spender_core.batch import Flag, SpectrumBatch
-from spender_core.datasets.sparse_noise import add_noise, check_spectra, highest, sparse_pixels
+from spender_core.datasets.sparse_noise import (
+    add_dense_noise,
+    add_noise,
+    check_spectra,
+    highest,
+    sparse_pixels,
+)
 from spender_core.errors import InputError
 from spender_core.interfaces import Instrument
 from spender_core.interfaces.redshifts import known_redshifts
 from spender_core.ops.redshift import redshift
+from spender_core.ops.resample import on_host
 
 ROWS = 256
 """Spectra that get noise at a time: their pixels and the random numbers are then in the cache."""
+_ROUNDING = 1e-5
+"""More than float32 rounds what the pixels that were observed contribute to another one."""
 
 RedshiftRule = Callable[[Tensor, torch.Generator], Tensor]
 """Takes redshifts, shape (B,), and a generator; returns new ones."""
@@ -164,16 +174,21 @@ def augment_spectra(
     wave_obs_L: Tensor,
     generator: torch.Generator,
     settings: Augmentation = _DEFAULT,
+    check: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Augment spectra that are plain tensors; these are left as they are.
+
+    Without `check`, the host never waits for a GPU.
 
     Args:
         flux_BL: Spectra, shape (B, L), finite, float32 or float64.
         ivar_BL: Inverse variances, shape (B, L), of the same type, finite and >= 0.
         z_B: Redshifts, shape (B,), float64, finite unless they are kept.
-        wave_obs_L: Observed wavelengths, shape (L,), float64, Angstrom.
+        wave_obs_L: Observed wavelengths, shape (L,), float64, Angstrom; on the host.
         generator: Source of random numbers, on the device of the spectra.
         settings: What is done.
+        check: Look whether the rule gives redshifts that make sense. The rules of this module do,
+            where the old ones are finite. Where they do not, flux and inverse variance are 0.
 
     Returns:
         Spectra and inverse variances, shape (B, L), and redshifts, shape (B,). Gradients flow to
@@ -182,40 +197,118 @@ def augment_spectra(
     Raises:
         InputError: Shapes, types or devices do not fit, or the rule gives senseless redshifts.
     """
-    check_spectra(flux_BL, ivar_BL)
-    if z_B.shape != flux_BL.shape[:1] or wave_obs_L.shape != flux_BL.shape[1:]:
-        raise InputError(
-            f"{len(flux_BL)} spectra of {flux_BL.shape[1]} pixels need as many redshifts and "
-            f"wavelengths, got shapes {tuple(z_B.shape)} and {tuple(wave_obs_L.shape)}"
-        )
-    if generator.device.type != flux_BL.device.type:
-        raise InputError(
-            f"the generator is on {generator.device}, the spectra are on {flux_BL.device}; make "
-            f'it with torch.Generator("{flux_BL.device}")'
-        )
+    _check(flux_BL, ivar_BL, z_B, wave_obs_L, generator)
     rule = settings.redshifts
-    z_new_B = z_B if rule is None else _drawn(rule, z_B, generator)
-    length = int(flux_BL.shape[1] * settings.mask)
-    start = _start(flux_BL.shape[1], length, generator)
-
-    valid_BL = None
+    z_new_B, valid_BL = z_B, None
     if rule is None:
         dense = torch.contiguous_format
         new_flux_BL, new_ivar_BL = (t.clone(memory_format=dense) for t in (flux_BL, ivar_BL))
     else:
+        z_new_B = _drawn(rule, z_B, generator, check)
         new_flux_BL, new_ivar_BL, valid_BL = at_redshift(flux_BL, ivar_BL, wave_obs_L, z_B, z_new_B)
-    for first in range(0, len(flux_BL) if settings.noise > 0 else 0, ROWS):
-        rows = slice(first, first + ROWS)
-        sigma_B = settings.amplitude * highest(flux_BL[rows], ivar_BL[rows])
-        hits_H = sparse_pixels(flux_BL[rows].numel(), settings.noise, generator)
-        unit_H = torch.randn(
-            hits_H.shape, generator=generator, dtype=sigma_B.dtype, device=sigma_B.device
-        )
-        valid = None if valid_BL is None else valid_BL[rows]
-        add_noise(new_flux_BL[rows], new_ivar_BL[rows], hits_H, unit_H, sigma_B, valid)
-    new_flux_BL[:, start : start + length] = 0
-    new_ivar_BL[:, start : start + length] = 0
+    _disturb(new_flux_BL, new_ivar_BL, valid_BL, (flux_BL, ivar_BL), generator, settings)
     return new_flux_BL, new_ivar_BL, z_new_B
+
+
+@dataclass(frozen=True)
+class Reobserved:
+    """Spectra at other redshifts, under the noise and the mask with which they were observed.
+
+    Attributes:
+        flux: Shape (B, L); in gaps noise alone, to which a model of the spectrum is to be added.
+        ivar: Inverse variances, shape (B, L).
+        z: Redshifts, shape (B,).
+        gaps: Pixels that are not masked, of which nothing is known at this redshift, shape
+            (B, L), bool.
+    """
+
+    flux: Tensor
+    ivar: Tensor
+    z: Tensor
+    gaps: Tensor
+
+
+def reobserve_spectra(
+    flux_BL: Tensor,
+    ivar_BL: Tensor,
+    z_B: Tensor,
+    wave_obs_L: Tensor,
+    generator: torch.Generator,
+    settings: Augmentation = _DEFAULT,
+    check: bool = True,
+) -> Reobserved:
+    """Augment spectra so that nothing but their lines tells how far they were moved.
+
+    `augment_spectra` moves masked pixels along with the light, and leaves what was not observed
+    empty. An encoder can read from that where a spectrum was before, and give latents that depend
+    on redshift and yet are the same for both. Here each pixel keeps its inverse variance, masked
+    ones also their flux, and gaps are told, for the model's own reconstruction to fill them. Pixels
+    that are lit by another part of the spectrum than the one they were observed with have the noise
+    of that one. Arguments are those of `augment_spectra`; there is a rule for redshifts.
+
+    Raises:
+        InputError: The redshifts are to be kept; or as in `augment_spectra`.
+    """
+    _check(flux_BL, ivar_BL, z_B, wave_obs_L, generator)
+    if settings.redshifts is None:
+        raise InputError(
+            "spectra that keep their redshift have no gaps to fill; give a rule for redshifts, or "
+            "use augment_spectra"
+        )
+    z_new_B = _drawn(settings.redshifts, z_B, generator, check)
+    good_BL = ivar_BL > 0
+    share_BL = good_BL.to(flux_BL)
+    # a masked pixel is in no other, not even by what float32 rounds
+    moved_BL, known_BL, _ = at_redshift(flux_BL * share_BL, share_BL, wave_obs_L, z_B, z_new_B)
+    gaps_BL = (known_BL < 1 - _ROUNDING) & good_BL
+    noise_BL = torch.randn(
+        flux_BL.shape, generator=generator, dtype=flux_BL.dtype, device=flux_BL.device
+    )
+    noise_BL *= ivar_BL.masked_fill(~good_BL, torch.inf).rsqrt()
+    new_flux_BL = torch.where(good_BL, torch.where(gaps_BL, noise_BL, moved_BL), flux_BL)
+    new_ivar_BL = ivar_BL.clone(memory_format=torch.contiguous_format)
+    new_flux_BL = new_flux_BL.contiguous()
+    _disturb(new_flux_BL, new_ivar_BL, good_BL, (flux_BL, ivar_BL), generator, settings)
+    return Reobserved(new_flux_BL, new_ivar_BL, z_new_B, gaps_BL & (new_ivar_BL > 0))
+
+
+def _disturb(
+    new_flux_BL: Tensor,
+    new_ivar_BL: Tensor,
+    valid_BL: Tensor | None,
+    given: tuple[Tensor, Tensor],
+    generator: torch.Generator,
+    settings: Augmentation,
+) -> None:
+    """Add noise to a share of the pixels that are valid, and mask a stretch, in place.
+
+    The amplitude of the noise follows spectra and inverse variances that are given.
+    """
+    length = int(new_flux_BL.shape[1] * settings.mask)
+    start = _start(new_flux_BL.shape[1], length, generator)
+    for first in range(0, len(new_flux_BL) if settings.noise > 0 else 0, ROWS):
+        rows = slice(first, first + ROWS)
+        flux_BL, ivar_BL = new_flux_BL[rows], new_ivar_BL[rows]
+        valid = None if valid_BL is None else valid_BL[rows]
+        sigma_B = settings.amplitude * highest(given[0][rows], given[1][rows])
+        if not on_host(flux_BL):  # as is fastest there
+            add_dense_noise(flux_BL, ivar_BL, settings.noise, sigma_B, generator, valid)
+            continue
+        hits_H = sparse_pixels(flux_BL.numel(), settings.noise, generator)
+        kind, home = sigma_B.dtype, sigma_B.device
+        unit_H = torch.randn(hits_H.shape, generator=generator, dtype=kind, device=home)
+        add_noise(flux_BL, ivar_BL, hits_H, unit_H, sigma_B, valid)
+    _mask(new_flux_BL, start, length)
+    _mask(new_ivar_BL, start, length)
+
+
+def _mask(values_BL: Tensor, start: int | Tensor, length: int) -> None:
+    """Set a stretch of all spectra to 0, in place."""
+    if isinstance(start, int):
+        values_BL[:, start : start + length] = 0
+        return
+    pixel_L = torch.arange(values_BL.shape[1], device=values_BL.device)
+    values_BL.masked_fill_((pixel_L >= start) & (pixel_L < start + length), 0)
 
 
 def at_redshift(
@@ -253,7 +346,24 @@ def _flags(flags_B: Tensor, ivar_BL: Tensor) -> Tensor:
     return flags_B | int(Flag.SPARSE) * ((share_B > 0) & (share_B < 0.1)).to(flags_B)
 
 
-def _drawn(rule: RedshiftRule, z_B: Tensor, generator: torch.Generator) -> Tensor:
+def _check(
+    flux_BL: Tensor, ivar_BL: Tensor, z_B: Tensor, wave_obs_L: Tensor, generator: torch.Generator
+) -> None:
+    """Refuse tensors of which one does not fit another."""
+    check_spectra(flux_BL, ivar_BL)
+    if z_B.shape != flux_BL.shape[:1] or wave_obs_L.shape != flux_BL.shape[1:]:
+        raise InputError(
+            f"{len(flux_BL)} spectra of {flux_BL.shape[1]} pixels need as many redshifts and "
+            f"wavelengths, got shapes {tuple(z_B.shape)} and {tuple(wave_obs_L.shape)}"
+        )
+    if generator.device.type != flux_BL.device.type:
+        raise InputError(
+            f"the generator is on {generator.device}, the spectra are on {flux_BL.device}; make "
+            f'it with torch.Generator("{flux_BL.device}")'
+        )
+
+
+def _drawn(rule: RedshiftRule, z_B: Tensor, generator: torch.Generator, check: bool) -> Tensor:
     """Return what a rule makes of redshifts, if these are redshifts."""
     z_new_B = rule(z_B, generator)
     if z_new_B.shape != z_B.shape or z_new_B.device != z_B.device:
@@ -261,6 +371,8 @@ def _drawn(rule: RedshiftRule, z_B: Tensor, generator: torch.Generator) -> Tenso
             f"the rule {rule!r} must return redshifts of shape {tuple(z_B.shape)} on {z_B.device}, "
             f"got {tuple(z_new_B.shape)} on {z_new_B.device}"
         )
+    if not check:
+        return z_new_B
     wrong_B = ~((z_new_B > -1) & z_new_B.isfinite())
     if bool(wrong_B.any()):
         shown = z_new_B[wrong_B][:5].tolist()
@@ -276,8 +388,9 @@ def _uniform(z_B: Tensor, generator: torch.Generator) -> Tensor:
     return torch.rand(len(z_B), generator=generator, device=z_B.device, dtype=z_B.dtype)
 
 
-def _start(pixels: int, length: int, generator: torch.Generator) -> int:
+def _start(pixels: int, length: int, generator: torch.Generator) -> int | Tensor:
     """Draw where a masked stretch begins; its end is never the last pixel, as in spender."""
     if not 0 < length < pixels:
         return 0
-    return int(torch.randint(pixels - length, (), generator=generator, device=generator.device))
+    start = torch.randint(pixels - length, (), generator=generator, device=generator.device)
+    return int(start) if on_host(start) else start

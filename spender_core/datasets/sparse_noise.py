@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spender_core import native
 from spender_core.errors import InputError
+from spender_core.ops.resample import on_host
 
 _KERNELS = {torch.float32: "spender_add_noise_f32", torch.float64: "spender_add_noise_f64"}
 
@@ -48,18 +49,24 @@ def sparse_pixels(total: int, ratio: float, generator: torch.Generator) -> Tenso
 
 def highest(flux_BL: Tensor, ivar_BL: Tensor) -> Tensor:
     """Return the maximum of each spectrum over pixels that are not masked, or 0; shape (B,)."""
+    if not on_host(flux_BL):  # in one go, without asking whether it is needed
+        good_BL = flux_BL.detach().masked_fill(ivar_BL == 0, -torch.inf)
+        return _at(flux_BL, ivar_BL, good_BL.argmax(dim=1, keepdim=True))
     at_B1 = _where_highest(flux_BL.detach())
     masked_B = ivar_BL.gather(1, at_B1)[:, 0] == 0
     if bool(masked_B.any()):
         good_BL = flux_BL.detach()[masked_B].masked_fill(ivar_BL[masked_B] == 0, -torch.inf)
         at_B1[masked_B] = _where_highest(good_BL)
+    return _at(flux_BL, ivar_BL, at_B1)
+
+
+def _at(flux_BL: Tensor, ivar_BL: Tensor, at_B1: Tensor) -> Tensor:
+    """Return the flux of a pixel of each spectrum, or 0 where that is masked; shape (B,)."""
     return flux_BL.gather(1, at_B1)[:, 0].where(ivar_BL.gather(1, at_B1)[:, 0] > 0, 0)
 
 
 def _where_highest(flux_BL: Tensor) -> Tensor:
     """Return the pixel of each spectrum with the highest flux, shape (B, 1)."""
-    if flux_BL.device.type != "cpu":
-        return flux_BL.argmax(dim=1, keepdim=True)
     # numpy compares with vector instructions, some five times faster than torch on a host
     return torch.from_numpy(flux_BL.numpy().argmax(axis=1, keepdims=True))
 
@@ -129,6 +136,37 @@ def _add_noise(
     before_H = ivar.index_select(0, hits_H)
     # 1 / (1 / ivar + noise**2), which holds for 0, too
     ivar.index_copy_(0, hits_H, before_H / (before_H * noise_H.square() + 1))
+
+
+def add_dense_noise(
+    flux_BL: Tensor,
+    ivar_BL: Tensor,
+    ratio: float,
+    sigma_B: Tensor,
+    generator: torch.Generator,
+    valid_BL: Tensor | None = None,
+) -> None:
+    """Add noise to each pixel with a probability, in place, drawing numbers for all of them.
+
+    On a GPU that takes less time than to find out how many pixels are hit, for which the host
+    would wait. The distribution is that of `sparse_pixels` and `add_noise`.
+
+    Args:
+        flux_BL: Spectra, shape (B, L); changed.
+        ivar_BL: Inverse variances, shape (B, L); changed. 0 stays 0.
+        ratio: Probability of a pixel to be hit, 0 to 1.
+        sigma_B: Standard deviation of the noise in each spectrum, shape (B,).
+        generator: Source of random numbers, on the device of the spectra.
+        valid_BL: Where a spectrum can be changed, shape (B, L), bool; everywhere if absent.
+    """
+    shape, kind, home = flux_BL.shape, flux_BL.dtype, flux_BL.device
+    hit_BL = torch.rand(shape, generator=generator, dtype=torch.float32, device=home) < ratio
+    hit_BL = hit_BL if valid_BL is None else hit_BL & valid_BL
+    unit_BL = torch.randn(shape, generator=generator, dtype=kind, device=home)
+    noise_BL = (unit_BL * sigma_B[:, None]).masked_fill(~hit_BL, 0)
+    flux_BL.add_(noise_BL)
+    before_BL = ivar_BL.clone()  # which gradients need
+    ivar_BL.copy_(before_BL / (before_BL * noise_BL.square() + 1))
 
 
 def check_spectra(flux_BL: Tensor, ivar_BL: Tensor) -> None:

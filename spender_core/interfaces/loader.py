@@ -79,6 +79,11 @@ class Loader(ABC):
             if name in vars(cls):
                 setattr(cls, name, _guarded(vars(cls)[name]))
 
+    dataset_columns: Mapping[str, str] = {}
+    """Optional: which fields of the ids name an object, and their columns in a dataset, e.g.
+    {"TARGETID": "target_id"}. The split of a spectrum hangs on these alone, so that an object
+    which is read from several places stays in one. Default: all integers, in lower case."""
+
     @property
     @abstractmethod
     def id_dtype(self) -> np.dtype[np.void]:

@@ -57,6 +57,7 @@ class CoaddLoader(Loader):
             ("TILEID", "i8"),
         ]
     )
+    dataset_columns = {"TARGETID": "target_id"}
 
     def recognises(self, url: str) -> bool:
         """Tell whether a file is one of DESI's, of spectra or of redshifts."""
