@@ -8,6 +8,7 @@ Shapes: B spectra, L pixels, K diagonals.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,10 +55,13 @@ class GaussianLSF:
                 f"spectrum, but is {float(least):g} to {float(most):g}; is it in pixels?"
             )
         self.sigma = sigma
+        self._widest = float(most)
 
     def __call__(self, y_BL: Tensor) -> Tensor:
         """Broaden spectra, shape (B, L), each by its own Gaussians."""
-        return convolve_gaussian(y_BL, self.sigma)
+        # widths that are fitted grow
+        widest = None if self.sigma.requires_grad else self._widest
+        return convolve_gaussian(y_BL, self.sigma, widest)
 
     def __len__(self) -> int:
         return len(self.sigma)
@@ -70,8 +74,16 @@ class GaussianLSF:
         return GaussianLSF(_selected(self.sigma, index))
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> GaussianLSF:
-        """Return it on a device, in a floating type."""
-        return GaussianLSF(self.sigma.to(device=device, dtype=dtype))
+        """Return it on a device, in a floating type; the host does not wait for values."""
+        made = copy.copy(self)
+        made.sigma = _moved(self.sigma, device, dtype)
+        return made
+
+    def pin_memory(self) -> GaussianLSF:
+        """Return it in memory from which a GPU copies while the host goes on."""
+        made = copy.copy(self)
+        made.sigma = self.sigma.pin_memory()
+        return made
 
     @classmethod
     def cat(cls, parts: Sequence[GaussianLSF]) -> GaussianLSF:
@@ -133,8 +145,16 @@ class BandedLSF:
         return BandedLSF(_selected(self.data, index), self.offsets)
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> BandedLSF:
-        """Return it on a device, in a floating type."""
-        return BandedLSF(self.data.to(device=device, dtype=dtype), self.offsets)
+        """Return it on a device, in a floating type; the host does not wait for values."""
+        made = copy.copy(self)
+        made.data = _moved(self.data, device, dtype)
+        return made
+
+    def pin_memory(self) -> BandedLSF:
+        """Return it in memory from which a GPU copies while the host goes on."""
+        made = copy.copy(self)
+        made.data = self.data.pin_memory()
+        return made
 
     @classmethod
     def cat(cls, parts: Sequence[BandedLSF]) -> BandedLSF:
@@ -149,6 +169,12 @@ class BandedLSF:
         data = self.data.new_zeros((len(self), len(offsets), self.data.shape[2]))
         data[:, [offsets.index(offset) for offset in self.offsets]] = self.data
         return data
+
+
+def _moved(values: Tensor, device: Any, dtype: torch.dtype | None) -> Tensor:
+    """Return values elsewhere; what comes to the host is waited for, since it may be read."""
+    away = device is not None and torch.device(device).type != "cpu"
+    return values.to(device=device, dtype=dtype, non_blocking=away)
 
 
 def _selected(values: Tensor, index: Any) -> Tensor:

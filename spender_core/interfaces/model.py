@@ -176,8 +176,15 @@ class Model(nn.Module, ABC):
             raise InputError(
                 f"restframe spectra must have shape (B, {self.rest.size}), got {tuple(x_BR.shape)}"
             )
-        observer = self._observer(instrument)
-        z_B = redshifts(z, x_BR)
+        return self.observe(x_BR, self._observer(instrument), redshifts(z, x_BR), lsf)
+
+    def observe(
+        self, x_BR: Tensor, observer: Instrument, z_B: Tensor, lsf: SpectrumLSF | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Do what `transform` does, without a look at values, for which a host waits for a GPU.
+
+        Redshifts (B,) are beside the spectra; where they make no sense, nothing is reached.
+        """
         lsfs: list[Any] = [] if lsf is None else [lsf]
         if observer.name in self.lsf:
             lsfs.append(self.lsf[observer.name])

@@ -27,13 +27,22 @@ def redshifts(z: Any, x_BR: Tensor) -> Tensor:
     z_B = as_tensor(z, torch.float64).to(x_BR.device).reshape(-1)
     if len(z_B) not in (1, len(x_BR)):
         raise InputError(f"{len(z_B)} redshifts for {len(x_BR)} spectra")
-    if not bool((z_B > -1).all()) or bool(z_B.isinf().any()):
-        rows = (~(z_B > -1) | z_B.isinf()).nonzero()[:, 0].tolist()
-        raise RedshiftError(
-            f"redshifts must be finite and above -1, but rows {rows[:5]} are not; "
-            "leave these spectra out, or encode them without a transform"
-        )
+    check_sensible(z_B)
     return z_B.expand(len(x_BR))
+
+
+def check_sensible(z_B: Tensor) -> None:
+    """Refuse redshifts (B,) that are not finite or not above -1; on a GPU, the host waits for it.
+
+    Raises:
+        RedshiftError: There are such; the message names their rows.
+    """
+    wrong_B = ~((z_B > -1) & z_B.isfinite())
+    if bool(wrong_B.any()):
+        raise RedshiftError(
+            f"redshifts must be finite and above -1, but rows {wrong_B.nonzero()[:5, 0].tolist()} "
+            "are not; leave these spectra out, or encode them without a transform"
+        )
 
 
 def known_redshifts(batch: SpectrumBatch) -> Tensor:

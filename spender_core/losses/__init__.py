@@ -9,6 +9,7 @@ from spender_core.losses.chi2 import fidelity, reduced_chi2
 from spender_core.losses.restframe import restframe_weight, to_restframe
 from spender_core.losses.similarity import (
     Consistency,
+    RestframePixels,
     Similarity,
     SimilarityConfig,
     consistency,
@@ -18,6 +19,7 @@ from spender_core.losses.similarity import (
 
 __all__ = [
     "Consistency",
+    "RestframePixels",
     "Similarity",
     "SimilarityConfig",
     "consistency",

@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 
 from spender_core.ops.first_order import first_order
+from spender_core.ops.resample import on_host
 
 PRODUCT_PIECE = 1 << 18
 """Values of one piece of a matrix product, in float64: 2 MiB, half of it read twice."""
 PAIRS_PIECE = 1 << 17
 """Values of one piece of pairs; four such pieces are in use at a time."""
+ELSEWHERE = 1 << 22
+"""Values of a piece on a GPU, where each function costs a launch and 32 MiB are not missed."""
 LEAST_WEIGHT = 1e-6
 """Weights up to this one count as masked, as in spender 0.3."""
 
@@ -76,8 +79,10 @@ def at_least_float32(values: Tensor) -> torch.dtype:
     return torch.promote_types(values.dtype, torch.float32)
 
 
-def _pieces(rows: int, pixels: int, most: int) -> Iterator[slice]:
-    """Cut the pixels so that a piece of all rows has about `most` values."""
+def _pieces(x_NP: Tensor, most: int, share: int = 1) -> Iterator[slice]:
+    """Cut the pixels so that a piece of one in `share` rows has about `most` values on a host."""
+    rows, pixels = -(-len(x_NP) // share), x_NP.shape[1]
+    most = most if on_host(x_NP) else ELSEWHERE
     width = max(most // max(rows, 1), 64)
     for start in range(0, pixels, width):
         yield slice(start, min(start + width, pixels))
@@ -90,11 +95,11 @@ class _ProductDistances(torch.autograd.Function):
     def forward(ctx: Any, x_NP: Tensor, scale_N: Tensor, weight_P: Tensor) -> Tensor:
         middle_1 = _middle(x_NP, scale_N)
         ctx.save_for_backward(x_NP, scale_N, weight_P, middle_1)
-        n, pixels = x_NP.shape
+        n = len(x_NP)
         dtype = wide(x_NP.device)
         gram_NN = torch.zeros(n, n, dtype=dtype, device=x_NP.device)
         share_N1, root_P = 1 / scale_N.to(dtype)[:, None], weight_P.to(dtype).sqrt()
-        for piece in _pieces(n, pixels, PRODUCT_PIECE):
+        for piece in _pieces(x_NP, PRODUCT_PIECE):
             y_NC = x_NP[:, piece] * share_N1
             y_NC = (y_NC - y_NC[middle_1]).mul_(root_P[piece])
             gram_NN.addmm_(y_NC, y_NC.T)
@@ -107,7 +112,7 @@ class _ProductDistances(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_NP, scale_N, weight_P, middle_1 = ctx.saved_tensors
-        n, pixels = x_NP.shape
+        n = len(x_NP)
         dtype = wide(x_NP.device)
         # d/dy_i sum_ij g_ij w (y_i - y_j)**2 = 2 w sum_j (g_ij + g_ji) (y_i - y_j)
         graph_NN = -2 * (grads[0] + grads[0].T).to(dtype)
@@ -115,7 +120,7 @@ class _ProductDistances(torch.autograd.Function):
         grad_x_NP = torch.empty_like(x_NP)
         grad_scale_N = torch.zeros(n, dtype=dtype, device=x_NP.device)
         share_N1 = 1 / scale_N.to(dtype)[:, None]
-        for piece in _pieces(n, pixels, PRODUCT_PIECE):
+        for piece in _pieces(x_NP, PRODUCT_PIECE):
             y_NC = x_NP[:, piece] * share_N1
             grad_NC = graph_NN @ (y_NC - y_NC[middle_1])
             grad_NC.mul_(weight_P[piece].to(dtype)).mul_(share_N1)
@@ -130,16 +135,16 @@ class _PairDistances(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_NP: Tensor, weight_NP: Tensor) -> Tensor:
-        n, pixels = x_NP.shape
+        n = len(x_NP)
         dtype = wide(x_NP.device)
         sum_NN = torch.zeros(n, n, dtype=dtype, device=x_NP.device)
         shared_NN = torch.zeros_like(sum_NN)
-        for piece in _pieces(n, pixels, PRODUCT_PIECE):
+        for piece in _pieces(x_NP, PRODUCT_PIECE):
             good_NC = (weight_NP[:, piece] > LEAST_WEIGHT).to(dtype)
             shared_NN.addmm_(good_NC, good_NC.T)
         shared_NN.clamp_(min=1)
         part_NN = x_NP.new_zeros(n, n)
-        for piece in _pieces((n + 1) // 2, pixels, PAIRS_PIECE):
+        for piece in _pieces(x_NP, PAIRS_PIECE, share=2):
             x_NC, variance_NC = x_NP[:, piece].contiguous(), _variance(weight_NP[:, piece])
             for i in range(n - 1):
                 difference_MC, share_MC = _differences(x_NC, variance_NC, i)
@@ -152,10 +157,10 @@ class _PairDistances(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_NP, weight_NP, shared_NN = ctx.saved_tensors
-        n, pixels = x_NP.shape
+        n = len(x_NP)
         factor_NN = ((grads[0] + grads[0].T) / shared_NN).to(x_NP.dtype)
         grad_x_NP, grad_weight_NP = torch.zeros_like(x_NP), torch.zeros_like(weight_NP)
-        for piece in _pieces((n + 1) // 2, pixels, PAIRS_PIECE):
+        for piece in _pieces(x_NP, PAIRS_PIECE, share=2):
             x_NC, variance_NC = x_NP[:, piece].contiguous(), _variance(weight_NP[:, piece])
             gx_NC, gv_NC = torch.zeros_like(x_NC), torch.zeros_like(variance_NC)
             for i in range(n - 1):

@@ -6,7 +6,7 @@ Liang et al. (2023, AJ 166, 75), section 2. Shapes: B spectra, R restframe pixel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, overload
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from spender_core.errors import InputError
 from spender_core.losses.distances import at_least_float32, distances, pair_distances, wide
 from spender_core.losses.restframe import restframe_weight
+from spender_core.ops.resample import on_host
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class Similarity(NamedTuple):
     loss: Tensor
 
 
+Scale = Literal["variance", "typical"]
+"""In what unit the consistency measures distances."""
+
+
 class Consistency(NamedTuple):
     """Squared distances of latents in units of their variance, and the losses; shape (B,)."""
 
@@ -57,6 +62,53 @@ class Consistency(NamedTuple):
 
 
 _DEFAULT = SimilarityConfig()
+
+
+@dataclass(frozen=True)
+class RestframePixels:
+    """What `similarity_restframe` makes of a restframe grid, once for many batches.
+
+    Attributes:
+        weight: Of each pixel, shape (R,).
+        first: First pixel of those whose median normalises spectra.
+        last: The one after the last.
+    """
+
+    weight: Tensor
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, wave_rest_R: Tensor, config: SimilarityConfig = _DEFAULT) -> RestframePixels:
+        """Find the pixels of a grid, shape (R,), strictly increasing, Angstrom.
+
+        Raises:
+            InputError: No pixel is in `config.bound`.
+        """
+        wave_R = wave_rest_R.detach().to(wide(wave_rest_R.device))
+        low, high = wave_R.new_tensor(config.bound)
+        first = int(torch.searchsorted(wave_R, low, right=True))
+        last = int(torch.searchsorted(wave_R, high))
+        if first >= last:
+            raise InputError(
+                f"no restframe pixel is between {config.bound[0]:g} and {config.bound[1]:g} "
+                f"Angstrom: the grid covers {float(wave_R[0]):.0f} to {float(wave_R[-1]):.0f}; "
+                "set `bound` of the config"
+            )
+        weight_R = restframe_weight(wave_R, config.centre, config.sigma) / len(wave_R)
+        return cls(weight_R, first, last)
+
+    def to(self, device: torch.device) -> RestframePixels:
+        """Return them on a device."""
+        return replace(self, weight=self.weight.to(device, wide(device)))
+
+    def distances(self, x_BR: Tensor) -> Tensor:
+        """Return the distances of spectra (B, R) on this device, normalised, shape (B, B)."""
+        return distances(x_BR, self.weight, _median(x_BR, self.first, self.last))
+
+    def similarity(self, s_BS: Tensor, x_BR: Tensor, config: SimilarityConfig) -> Tensor:
+        """Return what `similarity_restframe` does, of latents (B, S) and spectra (B, R)."""
+        return _total(_compare(s_BS, self.distances(x_BR), config), s_BS)
 
 
 @overload
@@ -106,10 +158,9 @@ def similarity_restframe(
         InputError: Shapes do not fit, or no pixel is in `config.bound`.
     """
     _check(s_BS, x_BR, wave_rest=wave_rest_R)
-    median_B = _median(x_BR, wave_rest_R, config.bound)
-    home = wave_rest_R.to(x_BR.device, wide(x_BR.device))
-    weight_R = restframe_weight(home, config.centre, config.sigma) / len(home)
-    return _compare(s_BS, distances(x_BR, weight_R, median_B), config, individual)
+    pixels = RestframePixels.of(wave_rest_R, config).to(x_BR.device)
+    compared = _compare(s_BS, pixels.distances(x_BR), config)
+    return _each(compared, s_BS) if individual else _total(compared, s_BS)
 
 
 @overload
@@ -157,23 +208,38 @@ def similarity(
         InputError: Shapes do not fit.
     """
     _check(s_BS, flux_BR, weights=weight_BR)
-    return _compare(s_BS, pair_distances(flux_BR, weight_BR), config, individual)
+    compared = _compare(s_BS, pair_distances(flux_BR, weight_BR), config)
+    return _each(compared, s_BS) if individual else _total(compared, s_BS)
 
 
 @overload
-def consistency(s_BS: Tensor, s_aug_BS: Tensor, individual: Literal[False] = False) -> Tensor: ...
+def consistency(
+    s_BS: Tensor,
+    s_aug_BS: Tensor,
+    individual: Literal[False] = False,
+    scale: Scale = "variance",
+) -> Tensor: ...
 @overload
-def consistency(s_BS: Tensor, s_aug_BS: Tensor, individual: Literal[True]) -> Consistency: ...
-def consistency(s_BS: Tensor, s_aug_BS: Tensor, individual: bool = False) -> Tensor | Consistency:
+def consistency(
+    s_BS: Tensor, s_aug_BS: Tensor, individual: Literal[True], scale: Scale = "variance"
+) -> Consistency: ...
+def consistency(
+    s_BS: Tensor, s_aug_BS: Tensor, individual: bool = False, scale: Scale = "variance"
+) -> Tensor | Consistency:
     """Penalise latents that change when the spectrum is augmented (`spender.consistency_loss`).
 
     The squared distance is in units of the variance of a latent across the batch, through
-    which gradients flow, too: shrinking all latents does not lower the loss.
+    which gradients flow, too: shrinking all latents does not lower the loss. A few unusual
+    objects far from all others make the variance large and the loss lenient to the others. With
+    `scale="typical"` the unit is half the geometric mean of the squared distances between two
+    objects, which they hardly change; of latents with a normal distribution it is a little
+    smaller than the variance (0.84 of it for S = 6).
 
     Args:
         s_BS: Latents of the spectra, shape (B, S).
         s_aug_BS: Latents of their augmented versions, shape (B, S).
         individual: Return the values of each spectrum instead of their sum.
+        scale: The unit of distances, "variance" as in spender, or "typical".
 
     Returns:
         A scalar of the type of `s_BS`, but at least float32, 0 if nothing changes and at most
@@ -193,7 +259,8 @@ def consistency(s_BS: Tensor, s_aug_BS: Tensor, individual: bool = False) -> Ten
     # wide, since squares of small latents vanish in float32
     s_BS, s_aug_BS = (tensor.to(wide(s_BS.device)) for tensor in (s_BS, s_aug_BS))
     distance_B = (s_aug_BS - s_BS).square().mean(dim=1)
-    share = 1 / _or_one(s_BS.var(dim=0).mean()) if len(s_BS) > 1 else 0
+    unit = _typical if scale == "typical" else _variance
+    share = 1 / _or_one(unit(s_BS)) if len(s_BS) > 1 else 0
     distance_B = share * distance_B
     loss_B = torch.sigmoid(distance_B) - 0.5
     if individual:
@@ -201,21 +268,40 @@ def consistency(s_BS: Tensor, s_aug_BS: Tensor, individual: bool = False) -> Ten
     return loss_B.sum().to(dtype)
 
 
-def _compare(
-    s_BS: Tensor, spectra_BB: Tensor, config: SimilarityConfig, individual: bool
-) -> Tensor | Similarity:
-    """Turn distances of spectra, and latents, into the loss."""
-    dtype = at_least_float32(s_BS)
-    share_S = s_BS.new_full((s_BS.shape[1],), 1 / s_BS.shape[1], dtype=dtype)
+def _variance(s_BS: Tensor) -> Tensor:
+    """Return the variance of latents, averaged over them."""
+    return s_BS.var(dim=0).mean()
+
+
+def _typical(s_BS: Tensor) -> Tensor:
+    """Return half the geometric mean of squared distances, a latent, of two different objects."""
+    count, latents = s_BS.shape
+    squares_BB = distances(s_BS, s_BS.new_full((latents,), 1 / latents))
+    # the diagonal counts as 1, whose logarithm is 0; equal latents as nearly equal ones
+    least = torch.finfo(squares_BB.dtype).tiny
+    same_BB = torch.eye(count, dtype=torch.bool, device=squares_BB.device)
+    logs_BB = squares_BB.clamp(min=least).masked_fill(same_BB, 1).log()
+    return 0.5 * (logs_BB.sum() / (count * (count - 1))).exp()
+
+
+def _compare(s_BS: Tensor, spectra_BB: Tensor, config: SimilarityConfig) -> Similarity:
+    """Turn distances of spectra, and latents, into the losses of pairs, all in float64."""
+    share_S = s_BS.new_full((s_BS.shape[1],), 1 / s_BS.shape[1], dtype=at_least_float32(s_BS))
     latents_BB = _over_mean(distances(s_BS, share_S))
     spectra_BB = _over_mean(spectra_BB)
     steep_BB = config.slope * (latents_BB - spectra_BB)
     half = 0.5 * config.width
     loss_BB = torch.sigmoid(steep_BB - half) + torch.sigmoid(-steep_BB - half)
     loss_BB = loss_BB - loss_BB.diagonal().diag()  # exactly 0, and so are its gradients
-    if individual:
-        return Similarity(*(t.to(dtype) for t in (latents_BB, spectra_BB, loss_BB)))
-    return (loss_BB.sum() / max(len(s_BS), 1)).to(dtype)
+    return Similarity(latents_BB, spectra_BB, loss_BB)
+
+
+def _each(compared: Similarity, s_BS: Tensor) -> Similarity:
+    return Similarity(*(values_BB.to(at_least_float32(s_BS)) for values_BB in compared))
+
+
+def _total(compared: Similarity, s_BS: Tensor) -> Tensor:
+    return (compared.loss.sum() / max(len(s_BS), 1)).to(at_least_float32(s_BS))
 
 
 def _over_mean(distance_BB: Tensor) -> Tensor:
@@ -229,28 +315,19 @@ def _or_one(scale: Tensor) -> Tensor:
     return torch.where(scale == 0, torch.ones_like(scale), scale)
 
 
-def _median(x_BR: Tensor, wave_rest_R: Tensor, bound: tuple[float, float]) -> Tensor:
-    """Return the lower median of each spectrum in a range, 1 where it is 0, shape (B,).
+def _median(x_BR: Tensor, first: int, last: int) -> Tensor:
+    """Return the lower median of a range of pixels of each spectrum, 1 where it is 0, shape (B,).
 
     The gradient goes to the pixel that is the median, as that of `torch.median` does; of several
     equal ones, to any.
     """
-    wave_R = wave_rest_R.detach().to(wide(wave_rest_R.device))
-    ends = wave_R.new_tensor(bound)
-    first = int(torch.searchsorted(wave_R, ends[0], right=True))
-    last = int(torch.searchsorted(wave_R, ends[1]))
-    if first >= last:
-        raise InputError(
-            f"no restframe pixel is between {bound[0]:g} and {bound[1]:g} Angstrom: the grid "
-            f"covers {float(wave_R[0]):.0f} to {float(wave_R[-1]):.0f}; set `bound` of the config"
-        )
     where_B = _where_median(x_BR.detach()[:, first:last]) + first
     return _or_one(x_BR.gather(1, where_B[:, None])[:, 0])
 
 
 def _where_median(x_BR: Tensor) -> Tensor:
     """Return a pixel that holds the lower median of each row, shape (B,)."""
-    if x_BR.device.type != "cpu" or x_BR.dtype not in (torch.float32, torch.float64):
+    if not on_host(x_BR) or x_BR.dtype not in (torch.float32, torch.float64):
         return x_BR.median(dim=1).indices
     middle = (x_BR.shape[1] - 1) // 2
     # numpy selects with vector instructions, several times faster than torch on a host

@@ -1,7 +1,8 @@
 """Resampling by torch's own functions: for any device, and where nothing was compiled.
 
 On the host spectra are taken a few at a time, so that what lies between two functions stays in
-the cache of the processor. Shapes: B spectra, R restframe pixels, L observed pixels, C cells
+the cache of the processor. Elsewhere nothing depends on values in a way for which the host would
+have to wait: what is rarely needed is done always. Shapes: B spectra, R restframe pixels, L observed pixels, C cells
 between nodes, P observed points.
 """
 
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from spender_core.ops.resample import on_host
 
 if TYPE_CHECKING:
     from spender_core.ops.resampler import Placement
@@ -29,7 +32,7 @@ def forward(x_BR: Tensor, placed: Placement) -> tuple[Tensor, Tensor]:
     shape = len(x_BR), placed.layout.pixels
     y_BL = torch.empty(shape, dtype=x_BR.dtype, device=x_BR.device)
     valid_BL = torch.empty(shape, dtype=torch.bool, device=x_BR.device)
-    by_arithmetic = x_BR.dtype == torch.float32 and placed.layout.kind == "linear"
+    by_arithmetic = placed.layout.kind == "linear" and _finds_by_arithmetic(x_BR, placed)
     scratch: _Scratch | None = None
     for rows in _chunks(x_BR, placed):
         part, size = placed[rows], len(x_BR[rows])
@@ -76,7 +79,7 @@ def slope(x_BR: Tensor, placed: Placement) -> Tensor:
 
 
 def _chunks(x_BR: Tensor, placed: Placement) -> Iterator[slice]:
-    most = _CHUNK if x_BR.device.type == "cpu" else _CHUNK_DEVICE
+    most = _CHUNK if on_host(x_BR) else _CHUNK_DEVICE
     rows = max(1, most // max(x_BR.shape[1], placed.layout.pixels))
     for first in range(0, len(x_BR), rows):
         yield slice(first, first + rows)
@@ -87,7 +90,7 @@ def _clear(y_BL: Tensor, placed: Placement, valid_BL: Tensor | None = None) -> N
     first_B1, last_B1 = placed.first[:, None], placed.last[:, None]
     pixels = placed.layout.pixels
     parts = [slice(0, pixels)]
-    if first_B1.device.type == "cpu":  # only where some spectra are reached and others are not
+    if on_host(first_B1):  # only where some spectra are reached and others are not
         start, end = int(first_B1.max()), int(last_B1.min())
         parts = parts if start >= end else [slice(0, start), slice(end, pixels)]
         if valid_BL is not None:
@@ -100,6 +103,17 @@ def _clear(y_BL: Tensor, placed: Placement, valid_BL: Tensor | None = None) -> N
             valid_BL[:, part] = reached
 
 
+def _finds_by_arithmetic(x_BR: Tensor, placed: Placement) -> bool:
+    """Tell whether points are found without a search, which is exact enough for float32.
+
+    Where nodes are off their places, the few points that they have passed are looked for.
+    """
+    layout = placed.layout
+    if x_BR.dtype != torch.float32 or layout.kind == "irregular":
+        return False
+    return layout.shift is None or on_host(x_BR)
+
+
 def _placed(placed: Placement, x_BR: Tensor) -> tuple[Tensor, Tensor]:
     """Return the cells of points, int64 (B, P), and the shares of them to the left, (B, P).
 
@@ -107,7 +121,7 @@ def _placed(placed: Placement, x_BR: Tensor) -> tuple[Tensor, Tensor]:
     the ends, where nothing is used, they are finite.
     """
     tables, layout = placed.tables, placed.layout
-    if x_BR.dtype == torch.float32 and layout.kind != "irregular":
+    if _finds_by_arithmetic(x_BR, placed):
         cell, share = _by_arithmetic(placed)
         if not layout.conserve_flux:
             return cell, share
@@ -129,7 +143,7 @@ class _Scratch:
         self.at, self.cell = empty(pixels, torch.float64), empty(pixels, torch.int64)
         self.left, self.rise = empty(pixels, torch.float32), empty(pixels, torch.float32)
         self.near = empty(pixels, torch.bool)
-        self.offset_BR, self.rise_BR = (empty(rest - 1, torch.float32) for _ in range(2))
+        self.offset_BR, self.rise_BR = (empty(rest, torch.float32) for _ in range(2))
 
 
 def _interpolate(x_BR: Tensor, placed: Placement, y_BL: Tensor, scratch: _Scratch) -> None:
@@ -144,14 +158,18 @@ def _interpolate(x_BR: Tensor, placed: Placement, y_BL: Tensor, scratch: _Scratc
     doubt = layout.largest_shift + _ROUNDING if layout.shift is not None else 0.0
     offset_B1 = (placed.offset + doubt)[:, None]
     torch.addcmul(offset_B1, tables["coordinate"], placed.scale[:, None], out=got.at)
-    got.at.clamp_(0, layout.cells * (1 - 1e-15))
+    # what was moved past the last node lands just after it, where it counts as near; what lies
+    # beyond, and is not used, does not
+    got.at.clamp_(0, layout.cells + 3 * doubt)
     got.cell.copy_(got.at)
     share = y_BL.copy_(got.at.frac_())
-    rise_BR, offset_BR = torch.sub(x_BR[:, 1:], x_BR[:, :-1], out=got.rise_BR), x_BR
+    offset_BR, rise_BR = x_BR, got.rise_BR
+    torch.sub(x_BR[:, 1:], x_BR[:, :-1], out=rise_BR[:, :-1])
+    rise_BR[:, -1] = 0
     if layout.shift is not None:
-        rise_BR.mul_(tables["inverse"])
-        moved = tables["shift"][:-1] + doubt
-        offset_BR = torch.addcmul(x_BR[:, :-1], rise_BR, moved, value=-1, out=got.offset_BR)
+        rise_BR[:, :-1].mul_(tables["inverse"])
+        moved = tables["shift"] + doubt
+        offset_BR = torch.addcmul(x_BR, rise_BR, moved, value=-1, out=got.offset_BR)
         torch.lt(share, 2 * doubt, out=got.near)
     torch.gather(offset_BR, 1, got.cell, out=got.left)
     torch.gather(rise_BR, 1, got.cell, out=got.rise)
@@ -212,13 +230,19 @@ def _slopes(x_BR: Tensor, placed: Placement, cell: Tensor, share: Tensor) -> Ten
 
 def _averaged(x_BR: Tensor, placed: Placement, cell: Tensor, share: Tensor) -> Tensor:
     """Return means over observed pixels: differences of the integral at their edges, (B, L)."""
-    tables = placed.tables
     lost_BC = ~x_BR.isfinite()
-    if bool(lost_BC.any()):  # sums over pixels would carry it to all that follow
-        mean_BL = _averaged(x_BR.masked_fill(lost_BC, 0), placed, cell, share)
-        count_BC = torch.nn.functional.pad(lost_BC.cumsum(dim=1), (1, 0))
-        inside_BL = count_BC.gather(1, cell[:, 1:] + 1) > count_BC.gather(1, cell[:, :-1])
-        return mean_BL.masked_fill(inside_BL, torch.nan)
+    if on_host(x_BR) and not bool(lost_BC.any()):
+        return _mean(x_BR, placed, cell, share)
+    # sums over pixels would carry it to all that follow
+    mean_BL = _mean(x_BR.masked_fill(lost_BC, 0), placed, cell, share)
+    count_BC = torch.nn.functional.pad(lost_BC.cumsum(dim=1), (1, 0))
+    inside_BL = count_BC.gather(1, cell[:, 1:] + 1) > count_BC.gather(1, cell[:, :-1])
+    return mean_BL.masked_fill(inside_BL, torch.nan)
+
+
+def _mean(x_BR: Tensor, placed: Placement, cell: Tensor, share: Tensor) -> Tensor:
+    """Return what `_averaged` does, of finite spectra."""
+    tables = placed.tables
     mass_BC = x_BR * tables["width"]
     below_BC = mass_BC.cumsum(dim=1) - mass_BC
     integral_BP = below_BC.gather(1, cell) + mass_BC.gather(1, cell) * share

@@ -11,6 +11,11 @@ def coordinate_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
+def on_host(values: Tensor) -> bool:
+    """Tell whether values can be looked at without waiting for a device."""
+    return values.device.type == "cpu"
+
+
 def interpolate(x_BR: Tensor, nodes_R: Tensor, points_BL: Tensor) -> Tensor:
     """Interpolate linearly between nodes; extrapolate from the first and last interval.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from spender_core.errors import InputError
 from spender_core.ops.lsf import compiled
 from spender_core.ops.lsf.folding import fold, fold_parameter, in_turns, total, unfold
+from spender_core.ops.resample import on_host
 
 Offsets = tuple[int, ...]
 
@@ -107,7 +108,7 @@ def _bands(offsets: Offsets, pixels: int) -> Iterator[tuple[slice, slice]]:
 def chunks(y_QML: Tensor) -> Iterator[tuple[slice, slice]]:
     """Cut the first two dimensions into parts, by the size of which memory is bounded."""
     turns, matrices, pixels = y_QML.shape
-    size = _CHUNK if y_QML.device.type == "cpu" else _LARGE_CHUNK
+    size = _CHUNK if on_host(y_QML) else _LARGE_CHUNK
     many = max(1, size // max(pixels, 1))
     wide = max(1, min(many, matrices))
     tall = max(1, many // wide)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ _LONGEST = 4
 """Spectra that a Gaussian may be long, on either side; a bound for widths that make no sense."""
 
 
-def convolve_gaussian(y_BL: Tensor, sigma: Tensor) -> Tensor:
+def convolve_gaussian(y_BL: Tensor, sigma: Tensor, widest: float | None = None) -> Tensor:
     """Spread the flux of each pixel over its neighbours, by a Gaussian of the pixel's own width.
 
     The width is that at the input pixel, from which light comes. Taps are taken at the middles
@@ -42,6 +43,7 @@ def convolve_gaussian(y_BL: Tensor, sigma: Tensor) -> Tensor:
         y_BL: Spectra, shape (B, L).
         sigma: Standard deviations, shape (B, L), or (L,) for all spectra alike, in pixels, much
             fewer than there are. They are converted to the type of `y_BL`.
+        widest: Largest of them, if it is known; on a GPU, the host otherwise waits for it.
 
     Returns:
         Spectra, shape (B, L), in the type of `y_BL`. Gradients flow to both arguments, to
@@ -59,11 +61,13 @@ def convolve_gaussian(y_BL: Tensor, sigma: Tensor) -> Tensor:
     if sigma.ndim == 2 and len(sigma) != len(y_BL):
         raise InputError(f"widths of {len(sigma)} spectra for {len(y_BL)}; give them for each")
     common = working_type(y_BL, sigma)
-    made = _differentiable_spread(sigma_ML.to(common), y_BL.to(common), 0, False)
+    made = _differentiable_spread(sigma_ML.to(common), y_BL.to(common), 0, False, widest)
     return made.to(y_BL.dtype)
 
 
-def spread(sigma_ML: Tensor, y_BL: Tensor, order: int, transposed: bool) -> Tensor:
+def spread(
+    sigma_ML: Tensor, y_BL: Tensor, order: int, transposed: bool, widest: float | None
+) -> Tensor:
     """Apply Gaussians, or derivatives of them by sigma, or transposes, without gradients."""
     own = len(sigma_ML) > 1 or len(y_BL) == 1
     if own and order < 2 and compiled.available(sigma_ML, y_BL):
@@ -73,7 +77,7 @@ def spread(sigma_ML: Tensor, y_BL: Tensor, order: int, transposed: bool) -> Tens
     y_QML, out_QML = in_turns(y_BL, matrices), in_turns(out_BL, matrices)
     for _, m in chunks(y_QML[:1]):
         part_QML = y_QML[:, m]
-        data_MKL = _taps(sigma_ML[m], order)
+        data_MKL = _taps(sigma_ML[m], order, widest)
         radius = data_MKL.shape[1] // 2
         offsets = tuple(range(radius, -radius - 1, -1))
         rows_BL = part_QML.reshape(-1, y_BL.shape[1])
@@ -81,13 +85,15 @@ def spread(sigma_ML: Tensor, y_BL: Tensor, order: int, transposed: bool) -> Tens
     return out_BL
 
 
-def _taps(sigma_ML: Tensor, order: int) -> Tensor:
+def _taps(sigma_ML: Tensor, order: int, widest: float | None) -> Tensor:
     """Return taps or their derivatives by sigma, shape (M, K, L), K odd, as diagonals."""
     sigma_M1L = sigma_ML.abs().clamp(min=_SHARPEST)[:, None]
-    widest = float(sigma_M1L.nan_to_num(0.0).max()) if sigma_ML.numel() else 0.0
+    if widest is None:
+        widest = float(sigma_M1L.nan_to_num(0.0).max()) if sigma_ML.numel() else 0.0
     far, longest = _REACH[sigma_ML.dtype] * widest, _LONGEST * sigma_ML.shape[1]
     radius = math.floor(far) + 1 if far < longest else longest
-    square_K1 = torch.arange(-radius, radius + 1).to(sigma_ML)[:, None].square()
+    step_K = torch.arange(-radius, radius + 1, dtype=sigma_ML.dtype, device=sigma_ML.device)
+    square_K1 = step_K[:, None].square()
     tap_MKL = (square_K1 / sigma_M1L.square()).mul_(-0.5).exp_()
     tap_MKL /= tap_MKL.sum(dim=1, keepdim=True)
     if order == 0:
@@ -105,14 +111,16 @@ class _Spread(torch.autograd.Function):
     """`spread`, differentiable: linear in the spectra, its derivatives by sigma the next orders."""
 
     @staticmethod
-    def forward(sigma_ML: Tensor, y_BL: Tensor, order: int, transposed: bool) -> Tensor:
+    def forward(
+        sigma_ML: Tensor, y_BL: Tensor, order: int, transposed: bool, widest: float | None
+    ) -> Tensor:
         if order > 2:
             raise InputError("Gaussians can be differentiated twice with respect to their widths")
-        return spread(sigma_ML, y_BL, order, transposed)
+        return spread(sigma_ML, y_BL, order, transposed, widest)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        sigma_ML, y_BL, ctx.order, ctx.transposed = inputs
+        sigma_ML, y_BL, ctx.order, ctx.transposed, ctx.widest = inputs
         ctx.save_for_backward(sigma_ML, y_BL)
         ctx.save_for_forward(sigma_ML, y_BL)
         ctx.set_materialize_grads(False)
@@ -124,35 +132,36 @@ class _Spread(torch.autograd.Function):
         to_sigma = to_y = None
         if g_BL is not None and ctx.needs_input_grad[0]:
             source_BL, seen_BL = (g_BL, y_BL) if ctx.transposed else (y_BL, g_BL)
-            gathered_BL = _differentiable_spread(sigma_ML, seen_BL, ctx.order + 1, True)
+            gathered_BL = _differentiable_spread(sigma_ML, seen_BL, ctx.order + 1, True, ctx.widest)
             to_sigma = in_turns(source_BL * gathered_BL, len(sigma_ML)).sum(dim=0)
         if g_BL is not None and ctx.needs_input_grad[1]:
-            to_y = _differentiable_spread(sigma_ML, g_BL, ctx.order, not ctx.transposed)
-        return to_sigma, to_y, None, None
+            to_y = _differentiable_spread(sigma_ML, g_BL, ctx.order, not ctx.transposed, ctx.widest)
+        return to_sigma, to_y, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor | None:
         sigma_ML, y_BL = ctx.saved_tensors
         by_sigma_ML, by_y_BL = tangents[:2]
+        spread_by = partial(_differentiable_spread, sigma_ML)
         terms = []
         if by_y_BL is not None:
-            terms.append(_differentiable_spread(sigma_ML, by_y_BL, ctx.order, ctx.transposed))
+            terms.append(spread_by(by_y_BL, ctx.order, ctx.transposed, ctx.widest))
         if by_sigma_ML is not None:
             turns = len(y_BL) // max(len(sigma_ML), 1)
             wider_BL = by_sigma_ML.repeat(turns, 1)
             if ctx.transposed:
-                made = wider_BL * _differentiable_spread(sigma_ML, y_BL, ctx.order + 1, True)
+                made = wider_BL * spread_by(y_BL, ctx.order + 1, True, ctx.widest)
             else:
-                made = _differentiable_spread(sigma_ML, wider_BL * y_BL, ctx.order + 1, False)
+                made = spread_by(wider_BL * y_BL, ctx.order + 1, False, ctx.widest)
             terms.append(made)
         return total(terms)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Tensor, int]:
-        sigma, y, order, transposed = inputs
+        sigma, y, *others = inputs
         sigma_ML, own = fold_parameter(sigma, in_dims[0])
         y_BL = fold(y, in_dims[1], info.batch_size, own)
-        made = _differentiable_spread(sigma_ML, y_BL, order, transposed)
+        made = _differentiable_spread(sigma_ML, y_BL, *others)
         return unfold(made, info.batch_size, own), 0
 
 
