@@ -44,7 +44,7 @@ docs: .venv/dev
 CASES ?= 10000
 SEED ?= 1
 SECONDS ?= 30
-KINDS := fits spec redrock safetensors pt cards ids names
+KINDS := fits spec redrock safetensors pt cards ids names recipes
 
 fuzz: .venv/fuzz
 	$(BIN)/python tests/fuzz/campaign.py --cases $(CASES) --seed $(SEED)

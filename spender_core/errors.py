@@ -69,6 +69,10 @@ class UnknownNameError(SpenderError, LookupError):
         super().__init__(f"{text} {hint}".strip())
 
 
+class NonFiniteError(SpenderError):
+    """Training met a loss or a gradient that is NaN or infinite; the message names the spectra."""
+
+
 class DuplicateNameError(SpenderError):
     """Two installed plugins offer something of the same name."""
 
@@ -85,6 +89,10 @@ class SpenderWarning(UserWarning):
 
 class PartialReadWarning(SpenderWarning):
     """Some of the sources could not be read; `failures` of what was read lists them."""
+
+
+class CheckpointWarning(SpenderWarning):
+    """A checkpoint of a training is damaged, or is gone on from under other circumstances."""
 
 
 class RedshiftRangeWarning(SpenderWarning):

@@ -33,7 +33,7 @@ NAMES = {
 }
 """What the input is called, which tells its target how to read it; "input" for other kinds."""
 PART_OF = {"spec": "fits", "redrock": "fits"}
-KINDS = ("fits", "spec", "redrock", "safetensors", "pt", "cards", "ids", "names")
+KINDS = ("fits", "spec", "redrock", "safetensors", "pt", "cards", "ids", "names", "recipes")
 LONGEST = {"fits": 120_000, "spec": 60_000, "redrock": 20_000, "safetensors": 30_000, "pt": 60_000}
 
 

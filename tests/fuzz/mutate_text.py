@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from fuzz.mutate_safetensors import change_leaf
 from fuzz.mutations import Mutator, Rng, pick
@@ -62,6 +63,41 @@ def words(data: bytes, rng: Rng, other: bytes) -> bytes:
     return text.encode("utf-8", "replace")
 
 
+VALUES = (
+    *("-1", "0", "1e308", "nan", "-inf", "9" * 30, "0x" + "f" * 4000, "true", '""', "[]", "{}"),
+    *("[[0, 1], [1, 0]]", "[[1, 1], [0, 0]]", "1979-05-27", "{a = {b = 1}}", '"all"', "[[[]]]"),
+)
+"""Of TOML."""
+
+
+def toml_value(data: bytes, rng: Rng, other: bytes) -> bytes:
+    """Put another value after one of the keys of a TOML text."""
+    lines = data.decode("utf-8", "replace").split("\n")
+    keyed = [k for k, line in enumerate(lines) if re.match(r"[\w.]+ *= *[^\[]", line)]
+    if keyed:
+        place = pick(rng, keyed)
+        lines[place] = lines[place].partition("=")[0] + "= " + pick(rng, VALUES)
+    return "\n".join(lines).encode()
+
+
+def toml_lines(data: bytes, rng: Rng, other: bytes) -> bytes:
+    """Swap, repeat or remove lines of a TOML text, or take one of another."""
+    lines, more = data.split(b"\n"), other.split(b"\n")
+    a, b = (int(rng.integers(len(lines))) for _ in range(2))
+    action = int(rng.integers(4))
+    if action == 0:
+        lines[a], lines[b] = lines[b], lines[a]
+    elif action == 1:
+        lines.insert(a, lines[b])
+    elif action == 2:
+        del lines[a]
+    else:
+        lines.insert(a, pick(rng, more))
+    return b"\n".join(lines)
+
+
 def mutators(kind: str) -> tuple[Mutator, ...]:
     """Return the mutations of a kind of text."""
+    if kind == "recipes":
+        return toml_value, toml_value, toml_lines
     return (words,) if kind == "names" else (json_leaf, json_leaf, json_word)

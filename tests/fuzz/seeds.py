@@ -18,7 +18,7 @@ from typing import Any
 
 CORPUS = Path(__file__).parent / "corpus"
 BINARY = ("safetensors", "pt", "fits")
-TEXT = ("cards", "ids", "names")
+TEXT = ("cards", "ids", "names", "recipes")
 KINDS = (*BINARY, *TEXT)
 
 Files = dict[str, bytes]
@@ -241,6 +241,7 @@ def _pt(folder: Path) -> None:
 
 def _texts() -> dict[str, dict[str, bytes]]:
     from spender_core import registry
+    from spender_core.training.reading import text_of
 
     ids = {
         "sdss": ["sdss", [412, 52254, 308]],
@@ -257,6 +258,9 @@ def _texts() -> dict[str, dict[str, bytes]]:
             "path": b"../models/sdss.safetensors",
             "hub": b"hf:owner/repository/folder/file.pt",
             "package": b"package:spender_sdss/models/sdss_demo.safetensors",
+        },
+        "recipes": {
+            name: text_of(name)[0].encode() for name in ("sdss_II", "joint_sdss_boss_desi")
         },
     }
 

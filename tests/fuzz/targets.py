@@ -25,6 +25,8 @@ from spender_core.cli import spectra
 from spender_core.errors import SpenderError, WeightsError
 from spender_core.interfaces import Instrument, Model
 from spender_core.records import ModelCard
+from spender_core.training.checks import check_recipe
+from spender_core.training.config import Recipe
 
 Stage = tuple[str, bool, Callable[[], Any]]
 """Name; whether its memory is bounded by the file's size; what it does.
@@ -177,6 +179,21 @@ def location(text: str) -> None:
     registry._weights_of(made)
 
 
+def _recipes(path: Path) -> Iterator[Stage]:
+    made: list[Recipe] = []
+    yield "read", True, lambda: made.append(Recipe.read(path))
+    if made:
+        yield "write", True, lambda: rewrite(made[0])
+        yield "check", False, lambda: check_recipe(made[0])
+
+
+def rewrite(recipe: Recipe) -> None:
+    """Write a recipe as TOML, and read it again."""
+    again = Recipe.parse(recipe.to_toml())
+    assert again == recipe
+    assert again.sha256 == recipe.sha256
+
+
 STAGES: dict[str, Callable[[Path], Iterator[Stage]]] = {
     "safetensors": _safetensors,
     "pt": _pt,
@@ -184,6 +201,7 @@ STAGES: dict[str, Callable[[Path], Iterator[Stage]]] = {
     "cards": _cards,
     "ids": _ids,
     "names": _names,
+    "recipes": _recipes,
 }
 
 
