@@ -44,7 +44,7 @@ rest = {{low = 2511.886, high = 9352.0, pixels = 5710, spacing = "log"}}
 config = {{channels = [8, 16, 24, 32], strides = [4, 4, 3], encoder_hidden = [64], decoder_hidden = [64, 128]}}
 [data.sdss]
 batch_size = 64
-augmentation = {{redshifts = {{uniform = [0.0, 0.5]}}, noise = 0.05, mask = 0.05, fill = {fill}}}
+augmentation = {{redshifts = {{uniform = [0.0, 0.5]}}, noise = 0.05, mask = 0.05, fill = {fill}, others = {fill}}}
 [loss]
 similarity = {similarity}
 consistency = {consistency}
@@ -104,8 +104,8 @@ def main() -> None:
     parser.add_argument("what", choices=("data", "fidelity", "all", "show"))
     parser.add_argument("--n", type=int, default=24000, help="galaxies in the data")
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--similarity", type=float, default=3.0)
-    parser.add_argument("--consistency", type=float, default=200.0)
+    parser.add_argument("--similarity", type=float, default=1.0)
+    parser.add_argument("--consistency", default="[[0.0, 10.0], [0.6, 30.0], [1.0, 100.0]]")
     parser.add_argument("--scale", default="typical", help="of the consistency")
     parser.add_argument("--gaps", action="store_true", help="leave gaps of moved spectra empty")
     parser.add_argument("--name")
@@ -122,7 +122,7 @@ def main() -> None:
     text = RECIPE.format(
         name=name,
         similarity=options.similarity if together else 0.0,
-        consistency=options.consistency if together else 0.0,
+        consistency=options.consistency if together else "0.0",
         scale=options.scale,
         fill=str(not options.gaps).lower(),
         steps=options.steps,

@@ -14,6 +14,7 @@ their restframes.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ latents = 6
 rest = {{low = 2359.9, high = 10411.2, pixels = 6447, spacing = "log", superres = 2.0}}
 uses_lsf = true
 config = {{channels = [8, 16, 24, 32], strides = [4, 4, 3], encoder_hidden = [64], decoder_hidden = [64, 128]}}
+{parent}
 [data.sdss]
 batch_size = 64
 augmentation = {{redshifts = {{uniform = [0.0, 0.5]}}, mask = 0.05, fill = true}}
@@ -60,7 +62,7 @@ consistency = 60.0
 name = "together"
 steps = {together}
 train = ["encoders", "decoder"]
-lr = 3e-3
+lr = {rate}
 clip = 1.0
 [[phases]]
 name = "encoders"
@@ -119,13 +121,17 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("what", choices=("train", "judge"))
     parser.add_argument("--steps", type=int, nargs=2, default=(1700, 300))
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--parent", type=Path, help="a model of this study, to go on from")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
     if options.what == "judge":
         print(judge(options.out / "study_joint.safetensors"))
         return
     together, alone = options.steps
-    recipe = Recipe.parse(RECIPE.format(together=together, alone=alone), "study_joint")
+    parent = f"parent = {json.dumps(str(options.parent))}" if options.parent else ""
+    text = RECIPE.format(together=together, alone=alone, parent=parent, rate=options.rate)
+    recipe = Recipe.parse(text, "study_joint")
     data = {name: options.data / f"joint-{name}" for name in instruments()}
     train(recipe, options.out, data=data, resume=options.resume)
 

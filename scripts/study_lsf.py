@@ -44,20 +44,57 @@ lsf_taps = {{sdss = 11}}
 config = {config}
 {parent}
 [data.sdss]
-batch_size = 64
-[[phases]]
-steps = {steps}
-train = {train}
-lr = {{encoders = {encoder}, decoder = {encoder}, lsf = 1e-2}}
-schedule = "{schedule}"
-clip = 1.0
-final = 1e-3
+batch_size = {batch}
+{phases}
 [engine]
 validate_every = 200
 validate_spectra = 512
 checkpoint_every = 200
 threads = 1
 window = 4
+"""
+FROZEN = """
+[[phases]]
+name = "kernel"
+steps = {steps}
+train = ["lsf"]
+lr = 3e-2
+betas = [0.9, 0.99]
+schedule = "cosine"
+final = 1e-3
+[[phases]]
+name = "encoder"
+steps = {steps}
+train = ["encoders"]
+lr = 2e-4
+schedule = "cosine"
+warmup = 0.1
+clip = 1.0
+[[phases]]
+name = "kernel again"
+steps = {steps}
+train = ["lsf"]
+lr = 1e-2
+betas = [0.9, 0.99]
+schedule = "cosine"
+final = 1e-3
+"""
+"""The encoder is that of the parent, which was made for another kernel."""
+FREE = """
+[[phases]]
+steps = {steps}
+train = ["all"]
+lr = 3e-3
+schedule = "onecycle"
+clip = 1.0
+[[phases]]
+name = "kernel"
+steps = {steps}
+train = ["lsf"]
+lr = 1e-2
+betas = [0.9, 0.99]
+schedule = "cosine"
+final = 1e-3
 """
 SMALL = "{channels = [8, 16, 24, 32], strides = [4, 4, 3], encoder_hidden = [64], decoder_hidden = [64, 128]}"
 
@@ -110,10 +147,8 @@ def main() -> None:
         low=float(wave[0]), high=float(wave[-1]), pixels=len(wave),
         config=inline if frozen else SMALL,
         parent='parent = "sdss_demo"' if frozen else "",
-        steps=options.steps,
-        train='["encoders", "lsf"]' if frozen else '["all"]',
-        encoder=3e-4 if frozen else 3e-3,
-        schedule="cosine" if frozen else "onecycle",
+        batch=128 if frozen else 64,
+        phases=(FROZEN if frozen else FREE).format(steps=options.steps),
     )  # fmt: skip
     recipe = Recipe.parse(text, options.what)
     result = train(recipe, options.out / options.what, data={"sdss": options.data})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -92,6 +93,15 @@ def inputs(
     flux, ivar, z = spectra(instrument, n, dtype)
     moved = (flux.roll(2, dims=1) * 1.01).contiguous()
     return Inputs(flux, ivar, z, flux_aug=moved, ivar_aug=ivar.clone(), **others)
+
+
+def with_gaps(given: Inputs) -> Inputs:
+    """Return the same with redshifts of augmented spectra, of which a third is to be filled."""
+    pixel = torch.arange(given.flux.shape[1])
+    gaps = (pixel + 40 * torch.arange(len(given.flux))[:, None]) % 240 < 80
+    assert given.flux_aug is not None
+    moved = given.flux_aug.masked_fill(gaps, 0.0)
+    return replace(given, flux_aug=moved, z_aug=given.z + 0.02, gaps_aug=gaps)
 
 
 def gradients(model: Model) -> dict[str, Tensor]:

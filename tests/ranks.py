@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from objectives import Far, Near, autoencoder, gradients, inputs
+from objectives import Far, Near, autoencoder, gradients, inputs, with_gaps
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,6 +31,7 @@ class Case:
     counts: dict[str, int]
     known: bool = True
     broken: bool = False
+    gaps: bool = False
 
 
 INSTRUMENTS = {"near": Near(), "far": Far()}
@@ -43,6 +44,9 @@ CASES = {
     "all, sums": Case(ALL, LossConfig(similarity=3, reduction="sum"), {"near": 9}),
     "similarity": Case(Weights(0, 3.0), LossConfig(similarity=3), {"near": 9}),
     "consistency": Case(Weights(1.0, 0.0, 1.0), LossConfig(), {"near": 9}),
+    "filled gaps": Case(
+        ALL, LossConfig(similarity=3, consistency=1, normalize=True), {"near": 9}, gaps=True
+    ),
     "two instruments": Case(ALL, LossConfig(similarity=3), {"near": 9, "far": 6}),
     "sizes that are asked for": Case(ALL, LossConfig(similarity=3), {"near": 9}, known=False),
     "a spectrum that is NaN": Case(ALL, LossConfig(), {"near": 9}, broken=True),
@@ -59,7 +63,10 @@ def batch(case: Case, rank: int = 0, world: int = 1) -> dict[str, Inputs]:
         parts = tuple(count // world + (r < count % world) for r in range(world))
         first = sum(parts[:rank])
         own = slice(first, first + parts[rank])
-        columns = ("flux", "ivar", "z", "flux_aug", "ivar_aug")
+        columns = ["flux", "ivar", "z", "flux_aug", "ivar_aug"]
+        if case.gaps:
+            whole = with_gaps(whole)
+            columns += ["z_aug", "gaps_aug"]
         known = parts if case.known and world > 1 else None
         made[name] = Inputs(**{c: getattr(whole, c)[own] for c in columns}, parts=known)
     return made

@@ -1,7 +1,7 @@
 """A survey whose spectra have 16 pixels: its files are lines of text that say what is in them.
 
 A file holds {"seed": 1, "rows": 100}, and what else is asked for:
-"bad": rows with a flag that the survey rejects, "twice": ids that another file has too.
+"bad": rows with a flag that the survey rejects, "norm": of the first spectrum.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class TinyLoader(Loader):
             ids=ids,
             instrument="tiny",
             flags=flags,
+            norm=np.array([content.get("norm", 1.0), *[1.0] * (n - 1)]),
         )
 
     def load_with_lsf(self, url: str) -> SpectrumBatch:

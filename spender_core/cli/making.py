@@ -140,10 +140,16 @@ def train(
 
 
 def push(
-    file: Annotated[str, typer.Argument(help="A .safetensors file of a model.")],
-    destination: Annotated[str, typer.Argument(help="A folder, s3://..., or hf:owner/repository.")],
+    file: Annotated[str, typer.Argument(help="A model: its name, or its .safetensors file.")],
+    destination: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, s3://bucket/prefix, or hf:owner/repository; a file name may follow."
+        ),
+    ],
     revision: Annotated[
-        str | None, typer.Option(help="Branch or tag of the Hub's repository.")
+        str | None,
+        typer.Option(help="Branch on the Hub that takes the commit, even over another file."),
     ] = None,
     message: Annotated[str, typer.Option("--message", help="Of the commit.")] = "",
     private: Annotated[

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spender_core import registry
-from spender_core.archives.location import redacted
+from spender_core.archives.location import is_remote, redacted
 from spender_core.cli.show import print_table
 from spender_core.datasets.layout import SPLITS, id_dtype, parquet, split_fields
 from spender_core.datasets.manifest import verify
@@ -137,6 +137,7 @@ def _verify(output: str) -> None:
         raise FileError(
             f"{len(damaged)} shard(s) of {redacted(output)} are not as they were written; the "
             "`spender prepare` that made the dataset, run again, rebuilds them"
+            + ("; remove them before, where only their hashes differ" if is_remote(output) else "")
         )
     print(printable(f"{redacted(output)}: every shard is as it was written"))
 
@@ -183,8 +184,33 @@ def _ids(path: Path, instrument: Instrument) -> Any:
     for name in dtype.names or ():
         column = columns.get(name.upper())
         if column is not None:
-            values = np.asarray(table[column])
-            ids[name] = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+            ids[name] = _values(table[column], dtype[name], name in needed, f"{path}: {name}")
         elif dtype[name].kind == "i":
             ids[name] = -1
     return ids
+
+
+def _values(column: Any, dtype: np.dtype[Any], needed: bool, what: str) -> Any:
+    """Return a column as a field of ids; what a row lacks is -1 or "", unless it is needed.
+
+    Raises:
+        InputError: Some is needed, or a number is not whole, or larger than what floats tell apart.
+    """
+    absent = np.ma.getmaskarray(np.ma.asarray(column))
+    if needed and absent.any():
+        raise InputError(f"{what} is missing in row {int(absent.argmax()) + 1}; every id needs it")
+    values = np.ma.getdata(np.ma.asarray(column))
+    if dtype.kind in "iu":
+        if values.dtype.kind == "f":
+            values = np.where(absent, -1, values)
+            if not (np.abs(values) < 2**53).all() or (values % 1).any():
+                raise InputError(
+                    f"{what} has numbers that are not whole or, being floats, not exact; write the "
+                    "ids as integers"
+                )
+        elif values.dtype.kind not in "iu" and not absent.all():
+            raise InputError(f"{what} has the type {values.dtype}; write the ids as integers")
+        missing: Any = 0 if dtype.kind == "u" else -1
+        return np.where(absent, missing, values if not absent.all() else missing).astype(dtype)
+    text = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(str)
+    return np.where(absent, "", text)

@@ -41,8 +41,6 @@ from spender_core.ops.resample import on_host
 
 ROWS = 256
 """Spectra that get noise at a time: their pixels and the random numbers are then in the cache."""
-_ROUNDING = 1e-5
-"""More than float32 rounds what the pixels that were observed contribute to another one."""
 
 RedshiftRule = Callable[[Tensor, torch.Generator], Tensor]
 """Takes redshifts, shape (B,), and a generator; returns new ones."""
@@ -67,7 +65,7 @@ class UniformRedshift:
 
     def __call__(self, z_B: Tensor, generator: torch.Generator) -> Tensor:
         """Draw a redshift for each of the given ones, shape (B,)."""
-        return self.low + (self.high - self.low) * _uniform(z_B, generator)
+        return self.low + (self.high - self.low) * uniform(z_B, generator)
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class CappedRedshift:
     def __call__(self, z_B: Tensor, generator: torch.Generator) -> Tensor:
         """Draw a redshift for each of the given ones, shape (B,)."""
         base_B = (z_B - self.limit).clamp(min=0)
-        return (base_B + self.limit * _uniform(z_B, generator)).clamp(max=self.limit)
+        return (base_B + self.limit * uniform(z_B, generator)).clamp(max=self.limit)
 
 
 @dataclass(frozen=True)
@@ -197,82 +195,20 @@ def augment_spectra(
     Raises:
         InputError: Shapes, types or devices do not fit, or the rule gives senseless redshifts.
     """
-    _check(flux_BL, ivar_BL, z_B, wave_obs_L, generator)
+    check_given(flux_BL, ivar_BL, z_B, wave_obs_L, generator)
     rule = settings.redshifts
     z_new_B, valid_BL = z_B, None
     if rule is None:
         dense = torch.contiguous_format
         new_flux_BL, new_ivar_BL = (t.clone(memory_format=dense) for t in (flux_BL, ivar_BL))
     else:
-        z_new_B = _drawn(rule, z_B, generator, check)
+        z_new_B = drawn(rule, z_B, generator, check)
         new_flux_BL, new_ivar_BL, valid_BL = at_redshift(flux_BL, ivar_BL, wave_obs_L, z_B, z_new_B)
-    _disturb(new_flux_BL, new_ivar_BL, valid_BL, (flux_BL, ivar_BL), generator, settings)
+    disturb(new_flux_BL, new_ivar_BL, valid_BL, (flux_BL, ivar_BL), generator, settings)
     return new_flux_BL, new_ivar_BL, z_new_B
 
 
-@dataclass(frozen=True)
-class Reobserved:
-    """Spectra at other redshifts, under the noise and the mask with which they were observed.
-
-    Attributes:
-        flux: Shape (B, L); in gaps noise alone, to which a model of the spectrum is to be added.
-        ivar: Inverse variances, shape (B, L).
-        z: Redshifts, shape (B,).
-        gaps: Pixels that are not masked, of which nothing is known at this redshift, shape
-            (B, L), bool.
-    """
-
-    flux: Tensor
-    ivar: Tensor
-    z: Tensor
-    gaps: Tensor
-
-
-def reobserve_spectra(
-    flux_BL: Tensor,
-    ivar_BL: Tensor,
-    z_B: Tensor,
-    wave_obs_L: Tensor,
-    generator: torch.Generator,
-    settings: Augmentation = _DEFAULT,
-    check: bool = True,
-) -> Reobserved:
-    """Augment spectra so that nothing but their lines tells how far they were moved.
-
-    `augment_spectra` moves masked pixels along with the light, and leaves what was not observed
-    empty. An encoder can read from that where a spectrum was before, and give latents that depend
-    on redshift and yet are the same for both. Here each pixel keeps its inverse variance, masked
-    ones also their flux, and gaps are told, for the model's own reconstruction to fill them. Pixels
-    that are lit by another part of the spectrum than the one they were observed with have the noise
-    of that one. Arguments are those of `augment_spectra`; there is a rule for redshifts.
-
-    Raises:
-        InputError: The redshifts are to be kept; or as in `augment_spectra`.
-    """
-    _check(flux_BL, ivar_BL, z_B, wave_obs_L, generator)
-    if settings.redshifts is None:
-        raise InputError(
-            "spectra that keep their redshift have no gaps to fill; give a rule for redshifts, or "
-            "use augment_spectra"
-        )
-    z_new_B = _drawn(settings.redshifts, z_B, generator, check)
-    good_BL = ivar_BL > 0
-    share_BL = good_BL.to(flux_BL)
-    # a masked pixel is in no other, not even by what float32 rounds
-    moved_BL, known_BL, _ = at_redshift(flux_BL * share_BL, share_BL, wave_obs_L, z_B, z_new_B)
-    gaps_BL = (known_BL < 1 - _ROUNDING) & good_BL
-    noise_BL = torch.randn(
-        flux_BL.shape, generator=generator, dtype=flux_BL.dtype, device=flux_BL.device
-    )
-    noise_BL *= ivar_BL.masked_fill(~good_BL, torch.inf).rsqrt()
-    new_flux_BL = torch.where(good_BL, torch.where(gaps_BL, noise_BL, moved_BL), flux_BL)
-    new_ivar_BL = ivar_BL.clone(memory_format=torch.contiguous_format)
-    new_flux_BL = new_flux_BL.contiguous()
-    _disturb(new_flux_BL, new_ivar_BL, good_BL, (flux_BL, ivar_BL), generator, settings)
-    return Reobserved(new_flux_BL, new_ivar_BL, z_new_B, gaps_BL & (new_ivar_BL > 0))
-
-
-def _disturb(
+def disturb(
     new_flux_BL: Tensor,
     new_ivar_BL: Tensor,
     valid_BL: Tensor | None,
@@ -346,7 +282,7 @@ def _flags(flags_B: Tensor, ivar_BL: Tensor) -> Tensor:
     return flags_B | int(Flag.SPARSE) * ((share_B > 0) & (share_B < 0.1)).to(flags_B)
 
 
-def _check(
+def check_given(
     flux_BL: Tensor, ivar_BL: Tensor, z_B: Tensor, wave_obs_L: Tensor, generator: torch.Generator
 ) -> None:
     """Refuse tensors of which one does not fit another."""
@@ -363,7 +299,7 @@ def _check(
         )
 
 
-def _drawn(rule: RedshiftRule, z_B: Tensor, generator: torch.Generator, check: bool) -> Tensor:
+def drawn(rule: RedshiftRule, z_B: Tensor, generator: torch.Generator, check: bool) -> Tensor:
     """Return what a rule makes of redshifts, if these are redshifts."""
     z_new_B = rule(z_B, generator)
     if z_new_B.shape != z_B.shape or z_new_B.device != z_B.device:
@@ -383,7 +319,7 @@ def _drawn(rule: RedshiftRule, z_B: Tensor, generator: torch.Generator, check: b
     return z_new_B
 
 
-def _uniform(z_B: Tensor, generator: torch.Generator) -> Tensor:
+def uniform(z_B: Tensor, generator: torch.Generator) -> Tensor:
     """Draw numbers from 0 to 1 beside redshifts."""
     return torch.rand(len(z_B), generator=generator, device=z_B.device, dtype=z_B.dtype)
 

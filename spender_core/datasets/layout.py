@@ -55,7 +55,7 @@ MANIFEST = "dataset.json"
 SPECTRA = ("spec", "w")
 NUMBERS = ("z", "zerr", "norm")
 _OWN = (*SPECTRA, *NUMBERS, "flags", "lsf_sigma", "lsf_bands")
-_SHARD_NAME = re.compile(r"data/([a-z]+)-(\d{5})\.parquet")
+_SHARD_NAME = re.compile(r"data/([a-z]+)-([0-9]{5})\.parquet")
 
 LSFKind = Literal["gaussian"] | tuple[Literal["banded"], tuple[int, ...]] | None
 """How line spread functions are stored: not at all, as widths, or as diagonals of these offsets."""

@@ -20,7 +20,8 @@ from spender_core.archives.location import (
 )
 from spender_core.archives.opening import reading
 from spender_core.datasets.layout import MANIFEST, parquet, parse_shard_name, shard_name
-from spender_core.datasets.manifest import Manifest
+from spender_core.datasets.manifest import Manifest, Shard
+from spender_core.datasets.stores import check_bucket
 from spender_core.errors import FileError, InputError, MissingFileError
 
 
@@ -41,11 +42,14 @@ class Place:
         if not str(root):
             raise InputError("no root was given for the dataset; give a folder or a URL")
         self.root = normal(str(root)).rstrip("/") or "/"
+        check_bucket(self.root)
         self.shown = redacted(self.root)
         self.remote = is_remote(self.root)
         if self.remote:
             require_network(self.root, "read the dataset from a local copy")
         self._signed = False
+        self.noted: dict[str, Shard] = {}
+        """Shards as the manifest has them; none without one."""
 
     def path(self, name: str) -> str:
         """Return the path or URL of a file."""
@@ -65,7 +69,8 @@ class Place:
                 f"the dataset {self.shown} is not complete: spender prepare was stopped; run it "
                 "again as before, and it goes on from there"
             )
-        names = sorted(manifest.shards if manifest is not None else self._listed())
+        self.noted = {} if manifest is None else manifest.shards
+        names = sorted(self.noted if manifest is not None else self._listed())
         if not names:
             raise FileError(
                 f"{self.shown} holds no dataset: there is no {shard_name('train', 0)}. "
@@ -75,8 +80,8 @@ class Place:
             split, number = parse_shard_name(name) or ("", 0)
             if number and shard_name(split, number - 1) not in names:
                 raise FileError(
-                    f"the shard {self.path(shard_name(split, number - 1))} is missing, while {name} "
-                    "is there; spender prepare rebuilds it"
+                    f"the shard {redacted(self.path(shard_name(split, number - 1)))} is missing, while "
+                    f"{name} is there; spender prepare rebuilds it"
                 )
         return names
 
@@ -93,7 +98,7 @@ class Place:
             found = [path.name for path in Path(self.path("data")).glob("[!.]*")]
         elif self.root.startswith(("http:", "https:")):
             raise FileError(
-                f"there is no {self.path(MANIFEST)}, and a web server does not list its files; put "
+                f"there is no {redacted(self.path(MANIFEST))}, and a web server does not list its files; put "
                 f"{MANIFEST} beside the shards, or read a local copy"
             )
         else:

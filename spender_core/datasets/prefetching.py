@@ -6,12 +6,15 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
 _END = object()
+
+_PATIENCE = 0.1
+"""Seconds after which a thread that waits for room looks if it shall stop."""
 
 
 class Prefetched(Generic[Item]):
@@ -32,12 +35,12 @@ class Prefetched(Generic[Item]):
     def __init__(self, make: Callable[[], Iterator[Item]], depth: int) -> None:
         self._ready: queue.Queue[Any] = queue.Queue(depth)
         stop = threading.Event()
-        thread = threading.Thread(
+        self._thread = threading.Thread(
             target=_produce, args=(make, self._ready, stop), name="spender-prefetch", daemon=True
         )
         # the thread knows nothing of this object, so that it can be forgotten; also called at exit
-        self._end = weakref.finalize(self, _stop, thread, self._ready, stop)
-        thread.start()
+        self._end = weakref.finalize(self, _stop, self._ready, stop)
+        self._thread.start()
 
     def __iter__(self) -> Iterator[Item]:
         return self
@@ -54,6 +57,8 @@ class Prefetched(Generic[Item]):
     def close(self) -> None:
         """Stop the thread and wait for it; no item comes after that."""
         self._end()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
 
 
 def _produce(
@@ -63,18 +68,24 @@ def _produce(
         items: Any = make()
         with closing(items) if hasattr(items, "close") else nullcontext():
             for item in items:
-                ready.put((item, None))
+                _put((item, None), ready, stop)
                 if stop.is_set():
                     return
-        ready.put((_END, None))
+        _put((_END, None), ready, stop)
     except BaseException as error:
-        ready.put((_END, error))
+        _put((_END, error), ready, stop)
 
 
-def _stop(thread: threading.Thread, ready: queue.Queue[Any], stop: threading.Event) -> None:
+def _put(item: Any, ready: queue.Queue[Any], stop: threading.Event) -> None:
+    while not stop.is_set():
+        with suppress(queue.Full):
+            ready.put(item, timeout=_PATIENCE)
+            return
+
+
+def _stop(ready: queue.Queue[Any], stop: threading.Event) -> None:
+    # waits for nothing: the collector may call it in any thread, that which makes items too
     stop.set()
-    while thread.is_alive() and thread is not threading.current_thread():
-        # whoever waits for room puts its last item
-        while not ready.empty():
+    with suppress(queue.Empty):
+        while True:
             ready.get_nowait()
-        thread.join(0.05)

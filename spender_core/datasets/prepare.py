@@ -29,7 +29,9 @@ from spender_core.datasets.sourcing import (
     Given,
     How,
     Pending,
+    check_once,
     digest_of,
+    key_of,
     name_of,
     read_ahead,
     read_sources,
@@ -140,7 +142,7 @@ def prepare(
         )
     with store.exclusive():
         if overwrite:
-            clear(store, overwrite=True)
+            clear(store, Metadata.of(instrument), overwrite=True)
         run = _Run(store, how, listed, chunk)
         kept = tuple(run.shards.manifest.shards) if run.shards else ()
         shards = run.go(threads, progress or (lambda done, spectra: None))
@@ -161,15 +163,20 @@ class _Run:
     def __init__(self, store: Store, how: How, sources: list[Any], chunk: int | None) -> None:
         self.store, self.how, self.sources = store, how, sources
         self.names = [name_of(source) for source in sources]
+        self.keys = [key_of(source) for source in sources]
         self.paths = all(isinstance(source, str) for source in sources)
         self.read = 0
         self.shards: Shards | None = None
         self.noted: list[Chunk] = []
         self.failures: list[Failure] = []
         self.damaged: list[Damage] = []
+        self.torn = False
+        """True while what is written and what is noted of it do not agree."""
         manifest = Manifest.read(store)
+        failed = () if manifest is None else [failure.source for failure in manifest.failures]
+        check_once(self.names, self.keys, failed)
         if manifest is None:
-            clear(store, overwrite=False)
+            clear(store, Metadata.of(how.instrument), overwrite=False)
         else:
             self._go_on(manifest)
         self.chunks = self._plan(chunk or (CHUNK if self.paths else ID_CHUNK))
@@ -178,8 +185,9 @@ class _Run:
     def _go_on(self, manifest: Manifest) -> None:
         """Take over what an earlier run has noted, and find out what of it is damaged."""
         _check_settings(manifest, self.how, self.store.shown)
-        _check_sources(manifest, self.names, self.store.shown)
+        _check_sources(manifest, self.names, self.keys, self.store.shown)
         self.noted, self.failures = manifest.chunks, manifest.failures
+        manifest.drop_unnoted()
         # remote shards are judged by their sizes alone, which needs no download
         found = (
             check_shard(self.store, name, shard, whole=not self.store.remote)
@@ -188,7 +196,6 @@ class _Run:
         self.damaged = [damage for damage in found if damage]
         for damage in self.damaged:
             del manifest.shards[damage.name]
-        manifest.complete = False
         self.shards = self._shards(manifest)
 
     def _shards(self, manifest: Manifest) -> Shards:
@@ -258,30 +265,30 @@ class _Run:
         return read_sources(self.how, self.sources[where], self.names[where])
 
     def _take(self, given: Given) -> None:
-        """Write what a unit gave."""
-        self.pending.add(given)
-        self.read += given.sources
+        """Write what a unit gave, all of it or nothing."""
         batch = given.batch
-        if batch is None:
-            return
-        splits = split_of(batch.ids, self.how.instrument)
-        self.pending.count(batch, splits)
-        if self.shards is None:
+        splits = None if batch is None else split_of(batch.ids, self.how.instrument)
+        pending = self.pending.after(given, splits)
+        if batch is not None and self.shards is None:
             about = Metadata.of(self.how.instrument, lsf_kind(batch.lsf))
             manifest = Manifest(about, self.how.settings, False, {}, self.noted, self.failures)
             self.shards = self._shards(manifest)
-        self.shards.add(batch, splits)
+        self.torn = True
+        if batch is not None and self.shards is not None:
+            self.shards.add(batch, splits)
+        self.pending = pending
+        self.torn = False
+        self.read += given.sources
 
     def _note(self, number: int, last: int) -> None:
         """Note what a chunk gave, or compare it with what is noted."""
         pending = self.pending
-        chunk = pending.chunk(self.names[pending.first : last])
+        chunk = pending.chunk(self.keys[pending.first : last])
+        self.torn = True
         if number >= len(self.noted):
             self.noted.append(chunk)
             self.failures += pending.failures
-        elif chunk != self.noted[number]:
-            if self.shards is not None:
-                self.shards.busy = True  # with rows that do not belong there
+        elif chunk != self.noted[number]:  # shards have rows that do not belong there
             raise FileError(
                 f"the sources from {self.names[pending.first]} to {self.names[last - 1]} gave "
                 f"{sum(self.noted[number].rows)} spectra once and now give {sum(chunk.rows)}, or "
@@ -289,6 +296,9 @@ class _Run:
                 "back, or overwrite it (overwrite=True, --overwrite)"
             )
         self.pending = Pending(last)
+        self.torn = False
+        if self.shards is not None:
+            self.shards.note()
 
     def _spectra(self) -> int:
         return sum(self.shards.position.values()) if self.shards is not None else 0
@@ -310,9 +320,9 @@ class _Run:
             return
         begun = pending.last > pending.first
         again = begun and pending.first < sum(chunk.sources for chunk in self.noted)
-        if not (shards.busy or again):
+        if not (self.torn or again):
             if begun:
-                self.noted.append(pending.chunk(self.names[pending.first : pending.last]))
+                self.noted.append(pending.chunk(self.keys[pending.first : pending.last]))
                 self.failures += pending.failures
             with suppress(SpenderError):  # the first error tells more
                 shards.finish(complete=False)
@@ -339,7 +349,9 @@ def _check_settings(manifest: Manifest, how: How, shown: str) -> None:
         )
 
 
-def _check_sources(manifest: Manifest, names: Sequence[str], shown: str) -> None:
+def _check_sources(
+    manifest: Manifest, names: Sequence[str], keys: Sequence[str], shown: str
+) -> None:
     """Refuse sources that do not begin with those of before.
 
     Raises:
@@ -347,11 +359,11 @@ def _check_sources(manifest: Manifest, names: Sequence[str], shown: str) -> None
     """
     first = 0
     for chunk in manifest.chunks:
-        now = names[first : first + chunk.sources]
+        now = keys[first : first + chunk.sources]
         if len(now) < chunk.sources or digest_of(now) != chunk.names:
             raise InputError(
                 f"the dataset {shown} was begun with other sources: they differ from those of now "
-                f"at number {first + 1} or soon after, which is {now[0] if now else 'absent'}. "
+                f"at number {first + 1} or soon after, which is {names[first] if now else 'absent'}. "
                 "Give the same in the same order, and new ones after them; or give another root, "
                 "or overwrite it (overwrite=True, --overwrite)"
             )

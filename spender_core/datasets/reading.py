@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from spender_core.archives.location import redacted
 from spender_core.batch import SpectrumBatch
 from spender_core.datasets.gathering import gather
 from spender_core.datasets.layout import (
+    MANIFEST,
     NUMBERS,
     SPECTRA,
     SPLITS,
@@ -36,8 +39,8 @@ from spender_core.datasets.tables import ids_of, to_batch
 from spender_core.errors import FileError, InputError
 from spender_core.interfaces import Instrument
 
-_TOGETHER = 8
-"""Shards whose small columns or headers are read at the same time."""
+_TOGETHER, _REMOTE = 8, 32
+"""Shards whose small columns or headers are read at the same time, here and elsewhere."""
 
 _LSF_COLUMNS = ("lsf_sigma", "lsf_bands")
 
@@ -84,7 +87,7 @@ class Dataset:
         self._place = Place(root)
         self.root, self.instrument = self._place.root, instrument
         shards = self._place.shards()
-        footers = _each(shards, self._footer)
+        footers = self._each(shards, self._footer)
         self._footers = dict(zip(shards, footers, strict=True))
         schema = footers[0].schema.to_arrow_schema()
         with self._place.opened(shards[0]):
@@ -108,9 +111,15 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the names, rows and sizes of all shards: it tells datasets apart."""
-        content = [
-            [name, [[group.num_rows, *_sizes(group)] for group in _groups_of(footer)]]
+        """Hash of all shards: it tells datasets apart.
+
+        Of their names, rows and the hashes in the manifest; without one, of their sizes.
+        """
+        noted = self._place.noted
+        content: list[Any] = [
+            [name, noted[name].rows, noted[name].sha256]
+            if name in noted
+            else [name, [[group.num_rows, *_sizes(group)] for group in _groups_of(footer)]]
             for name, footer in self._footers.items()
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -146,7 +155,10 @@ class Dataset:
         with self._place.opened(group.shard) as source:
             # from elsewhere, all columns in one request or a few
             file = pq.ParquetFile(
-                source, metadata=self._footers[group.shard], pre_buffer=self._place.remote
+                source,
+                metadata=self._footers[group.shard],
+                pre_buffer=self._place.remote,
+                page_checksum_verification=True,
             )
             table = file.read_row_group(group.number, columns=columns)
             self._check_rows(group, table)
@@ -157,7 +169,7 @@ class Dataset:
 
         Args:
             split: "train", "validation" or "test".
-            rows: Which, whole numbers from 0, in any order; all if absent.
+            rows: Which, whole numbers from 0, in any order, or a mask of all; all if absent.
             lsf: Read their line spread functions too.
 
         Returns:
@@ -175,11 +187,14 @@ class Dataset:
             raise self.empty(split)
         if rows is None:
             return SpectrumBatch.cat([self.group(group, lsf) for group in groups])
-        wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
+        given = np.asarray(rows).reshape(-1)
+        if given.dtype == bool and len(given) == count:
+            given = np.flatnonzero(given)
+        wanted = given.astype(np.int64) if given.dtype.kind in "iu" else np.array([], np.int64)
         if not len(wanted) or wanted.min() < 0 or wanted.max() >= count:
             raise InputError(
                 f"rows must be whole numbers from 0 to {count - 1}, at least one, got "
-                f"{np.asarray(rows)!s:.80}"
+                f"{given.dtype} {given!s:.80}"
             )
         pieces, places = [], []
         for number, own, place in rows_of([group.rows for group in groups], wanted):
@@ -212,7 +227,7 @@ class Dataset:
         def read(shard: str) -> dict[str, NDArray[Any]]:
             return self._columns(shard, names, wanted)
 
-        parts = _each(self._shards(split), read)
+        parts = self._each(self._shards(split), read)
         if not parts:
             raise self.empty(split)
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
@@ -222,8 +237,14 @@ class Dataset:
     ) -> dict[str, NDArray[Any]]:
         _, pq = parquet()
         with self._place.opened(shard) as source:
-            file = pq.ParquetFile(source, metadata=self._footers[shard])
-            table = file.read(columns=wanted)
+            file = pq.ParquetFile(
+                source,
+                metadata=self._footers[shard],
+                pre_buffer=self._place.remote,
+                page_checksum_verification=True,
+            )
+            # the threads are those of `_each`; in pyarrow's few, requests would wait for each other
+            table = file.read(columns=self._asked(wanted), use_threads=False)
             if table.num_rows != file.metadata.num_rows and wanted:
                 raise FileError(f"it has {table.num_rows} rows, not {file.metadata.num_rows}")
             found = {name: _values(table.column(name)) for name in wanted if name in names}
@@ -231,6 +252,20 @@ class Dataset:
                 found["ids"] = ids_of(table, self.instrument)
             found.setdefault("flags", np.zeros(file.metadata.num_rows, dtype=np.int64))
             return found
+
+    def _each(self, names: Iterable[str], make: Callable[[str], Item]) -> list[Item]:
+        """Return what a function makes of each name, several at a time, in order."""
+        with ThreadPoolExecutor(_REMOTE if self._place.remote else _TOGETHER) as pool:
+            return list(pool.map(make, names))
+
+    def _asked(self, wanted: list[str]) -> list[str]:
+        """Return the columns to ask for: from elsewhere, those between them too, in one request."""
+        if not self._place.remote or not wanted:
+            return wanted
+        places = [self._names.index(name) for name in wanted]
+        between = self._names[min(places) : max(places) + 1]
+        large = {*SPECTRA, *_LSF_COLUMNS}
+        return wanted if large & set(between) else between
 
     def empty(self, split: str) -> InputError:
         """Return the error of a split without spectra."""
@@ -248,7 +283,15 @@ class Dataset:
     def _footer(self, name: str) -> Any:
         _, pq = parquet()
         with self._place.opened(name) as source:
-            return pq.read_metadata(source)
+            footer, noted = pq.read_metadata(source), self._place.noted.get(name)
+            source.seek(0, os.SEEK_END)
+            size = source.tell()
+            if noted is not None and (footer.num_rows, size) != (noted.rows, noted.bytes):
+                raise FileError(
+                    f"it has {footer.num_rows} spectra in {size} bytes, and {MANIFEST} says "
+                    f"{noted.rows} in {noted.bytes}"
+                )
+            return footer
 
     def check_reads(self, lsf: bool = False) -> Instrument:
         """Return the instrument, if spectra can be read with it.
@@ -273,7 +316,7 @@ class Dataset:
         """Refuse a shard whose columns are not those of the first."""
         if not schema.equals(first) or metadata(schema) != self.about:
             raise FileError(
-                f"the shard {self._place.path(name)} does not belong to the dataset: it has the "
+                f"the shard {redacted(self._place.path(name))} does not belong to the dataset: it has the "
                 f"columns {_described(schema)}, the first shard has {_described(first)}, or another "
                 "instrument; prepare the dataset anew"
             )
@@ -305,12 +348,6 @@ class Dataset:
             raise FileError(
                 f"row group {group.number} has {table.num_rows} spectra, not {group.rows}"
             )
-
-
-def _each(names: Iterable[str], make: Callable[[str], Item]) -> list[Item]:
-    """Return what a function makes of each name, several at a time, in order."""
-    with ThreadPoolExecutor(_TOGETHER) as pool:
-        return list(pool.map(make, names))
 
 
 def _groups_of(footer: Any) -> list[Any]:

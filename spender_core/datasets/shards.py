@@ -31,7 +31,7 @@ from spender_core.datasets.layout import (
 )
 from spender_core.datasets.manifest import Manifest, Shard
 from spender_core.datasets.stores import Store
-from spender_core.datasets.tables import to_table
+from spender_core.datasets.tables import fits_float32, to_table
 from spender_core.errors import FileError, InputError
 from spender_core.interfaces import Instrument
 
@@ -63,6 +63,13 @@ class ShardWriter:
                 compression="zstd",
                 use_dictionary=[n for n in plain if pa.types.is_string(schema.field(n).type)],
                 write_statistics=plain,
+                write_page_checksum=True,
+                # a seventh smaller, and decoded a fifth faster, than plain floats of mock SDSS spectra
+                column_encoding={
+                    f"{f.name}.list.element": "BYTE_STREAM_SPLIT"
+                    for f in schema
+                    if pa.types.is_fixed_size_list(f.type)
+                },
             )
         except BaseException:
             if not self._stack.__exit__(*sys.exc_info()):
@@ -140,11 +147,10 @@ class Shards:
     def __init__(self, store: Store, schema: Any, manifest: Manifest, sound: Iterable[str]) -> None:
         self.store, self.schema, self.manifest = store, schema, manifest
         self.written: list[str] = []
-        self.busy = False
-        """True while rows are being written, which may not be interrupted and gone on with."""
         self._there = {name: manifest.shards[name].rows for name in sound}
         self._open: dict[str, ShardWriter] = {}
         self._at = dict.fromkeys(SPLITS, 0)
+        self._begun = self._unnoted = False
 
     def has(self, split: str, first: int, last: int) -> bool:
         """Tell whether shards on the disk hold these rows of a split, from first to before last."""
@@ -170,11 +176,9 @@ class Shards:
         Raises:
             FileError: They cannot be written.
         """
-        self.busy = True
         for split in SPLITS:
             rows = np.flatnonzero(splits == split)
             self._add(split, batch, rows)
-        self.busy = False
 
     def _add(self, split: str, batch: SpectrumBatch, rows: Any) -> None:
         while len(rows):
@@ -189,7 +193,6 @@ class Shards:
             rows = rows[take:]
             if within + take == SHARD and name in self._open:
                 self._settle(name)
-                self.manifest.write(self.store)
 
     def _writer(self, name: str) -> ShardWriter:
         """Return the writer of a shard; one that is to grow begins with what is there."""
@@ -197,16 +200,35 @@ class Shards:
             writer = self._open[name] = ShardWriter(self.store, name, self.schema)
             if self._there.get(name):
                 _, pq = parquet()
-                with self.store.open(name) as opened, pq.ParquetFile(opened) as file:
+                with (
+                    self.store.open(name) as opened,
+                    pq.ParquetFile(opened, page_checksum_verification=True) as file,
+                ):
                     for number in range(file.num_row_groups):
                         writer.add(file.read_row_group(number).cast(self.schema))
         return self._open[name]
 
     def _settle(self, name: str) -> None:
+        if not self._begun:
+            # from the first change of a shard on, nobody may take them for a whole dataset
+            self.manifest.complete = False
+            self.manifest.write(self.store)
+            self._begun = True
         shard = self._open.pop(name).close()
         self.manifest.shards[name] = shard
         self._there[name] = shard.rows
         self.written.append(name)
+        self._unnoted = True
+
+    def note(self) -> None:
+        """Note shards that are done, once all sources of their rows are in the manifest.
+
+        Raises:
+            FileError: It cannot be written.
+        """
+        if self._unnoted:
+            self.manifest.write(self.store)
+            self._unnoted = False
 
     def finish(self, complete: bool) -> None:
         """Put the last shards in their places, and note that.
@@ -216,6 +238,10 @@ class Shards:
         """
         for name in list(self._open):
             self._settle(name)
+        if complete:  # what killed runs have left; spender reads whatever is in the folder
+            for name in self.store.names():
+                if parse_shard_name(name) and name not in self.manifest.shards:
+                    self.store.remove(name)
         self.manifest.complete = complete
         self.manifest.write(self.store)
 
@@ -265,7 +291,7 @@ def write_dataset(
     """
     store = Store(root)
     with store.exclusive():
-        clear(store, overwrite)
+        clear(store, Metadata.of(instrument), overwrite)
         shards: Shards | None = None
         count = 0
         try:
@@ -276,6 +302,7 @@ def write_dataset(
                     shards = Shards(store, schema(instrument, kind), manifest, ())
                 batch = batch if batch.ids is not None else _numbered(batch, instrument, count)
                 shards.add(batch, split_of(batch.ids, instrument))
+                shards.note()
                 count += len(batch)
                 if progress is not None:
                     progress(len(batch))
@@ -289,8 +316,8 @@ def write_dataset(
     return shards.manifest.rows
 
 
-def clear(store: Store, overwrite: bool) -> None:
-    """Make room for a new dataset.
+def clear(store: Store, about: Metadata, overwrite: bool) -> None:
+    """Make room for a new dataset, of what `about` says.
 
     Raises:
         InputError: There is one, and it is not to be overwritten.
@@ -301,7 +328,10 @@ def clear(store: Store, overwrite: bool) -> None:
             f"{store.shown} holds a dataset already ({there[0]}, ...); give another root, or "
             "overwrite it (overwrite=True, --overwrite)"
         )
-    for name in (MANIFEST, *there):
+    if there:
+        # killed on the way, this leaves a dataset that is not complete, not one of spender's
+        Manifest(about).write(store)
+    for name in (*there, MANIFEST):
         store.remove(name)
 
 
@@ -309,6 +339,14 @@ def _checked(batch: SpectrumBatch, instrument: Instrument, lsf: bool) -> LSFKind
     """Return how the LSF of a batch is stored, once the batch is known to fit."""
     if batch.instrument not in (None, instrument.name):
         raise InputError(f"{batch!r} is not of {instrument.name}, which the dataset is of")
+    fits = fits_float32(batch)
+    if not fits.all():
+        wrong = np.flatnonzero(~fits)
+        names = wrong if batch.ids is None else batch.ids[wrong]
+        raise InputError(
+            f"{len(wrong)} spectra have values that float32 cannot hold, such as norms below 1e-45 "
+            f"or numbers above 3e38: {', '.join(map(str, names[:3].tolist()))}; leave them out"
+        )
     if lsf and batch.lsf is None:
         raise InputError("the spectra have no line spread functions to write; leave out lsf=True")
     return lsf_kind(batch.lsf) if lsf else None

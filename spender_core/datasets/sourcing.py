@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
+import os
+import re
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spender_core.archives.location import redacted
+from spender_core.archives.location import is_remote, redacted
 from spender_core.batch import SpectrumBatch
 from spender_core.datasets.layout import SPLITS, lsf_kind
 from spender_core.datasets.manifest import Chunk
-from spender_core.datasets.tables import lsf_columns
+from spender_core.datasets.tables import fits_float32, lsf_columns
 from spender_core.errors import Failure, FileError, InputError, OfflineError
 from spender_core.interfaces import Instrument
 
@@ -54,23 +57,32 @@ class Given:
 
 
 class Pending:
-    """What the sources of a chunk have given so far."""
+    """What the sources of a chunk have given so far; it never changes."""
 
     def __init__(self, first: int) -> None:
         self.first = self.last = first
         self.rows = dict.fromkeys(SPLITS, 0)
-        self.failures: list[Failure] = []
+        self.failures: tuple[Failure, ...] = ()
         self._content = hashlib.blake2b(digest_size=8)
 
-    def add(self, given: Given) -> None:
-        """Take in one more file, or the ids of the chunk."""
-        self.last += given.sources
-        self.failures += given.failures
-        for failure in given.failures:
-            self._content.update(failure.source.encode())
+    def after(self, given: Given, splits: NDArray[np.str_] | None) -> Pending:
+        """Return what it is with one more file, or the ids of the chunk.
 
-    def count(self, batch: SpectrumBatch, splits: NDArray[np.str_]) -> None:
-        """Take in spectra and their splits, shape (B,)."""
+        Args:
+            given: What these gave.
+            splits: Of their spectra, shape (B,).
+        """
+        made = Pending(self.first)
+        made.last = self.last + given.sources
+        made.failures = (*self.failures, *given.failures)
+        made.rows, made._content = dict(self.rows), self._content.copy()
+        for failure in given.failures:
+            made._content.update(failure.source.encode("utf-8", "surrogateescape"))
+        if given.batch is not None and splits is not None:
+            made._count(given.batch, splits)
+        return made
+
+    def _count(self, batch: SpectrumBatch, splits: NDArray[np.str_]) -> None:
         for split in SPLITS:
             self.rows[split] += int((splits == split).sum())
         if batch.ids is not None:
@@ -79,10 +91,10 @@ class Pending:
         for values in (batch.flux, batch.ivar, batch.z, batch.norm, batch.flags, *lsf):
             self._content.update(np.ascontiguousarray(values.numpy()).data)
 
-    def chunk(self, names: Sequence[str]) -> Chunk:
-        """Return what is to be noted of these sources."""
+    def chunk(self, keys: Sequence[str]) -> Chunk:
+        """Return what is to be noted of sources with these keys."""
         rows = tuple(self.rows.values())
-        return Chunk(len(names), digest_of(names), self._content.hexdigest(), rows)
+        return Chunk(len(keys), digest_of(keys), self._content.hexdigest(), rows)
 
 
 def name_of(source: Any) -> str:
@@ -92,10 +104,37 @@ def name_of(source: Any) -> str:
     return str(source.item() if isinstance(source, np.generic) else source)[:200]
 
 
-def digest_of(names: Sequence[str]) -> str:
-    """Return a digest of how sources were asked for, 16 hex digits."""
+def key_of(source: Any) -> str:
+    """Return what tells a source from others: all of it, less user and password of a URL."""
+    if isinstance(source, str):
+        return re.sub(r"(?<=://)[^/?#]*@", "", source)
+    return str(source.item() if isinstance(source, np.generic) else source)
+
+
+def check_once(names: Sequence[str], keys: Sequence[str], failed: Sequence[str]) -> None:
+    """Refuse a source that is given twice, whose spectra would count twice.
+
+    One that could not be read, of those that `failed`, may come again.
+
+    Raises:
+        InputError: One is.
+    """
+    again, places = Counter(failed), dict[str, int]()
+    for number, (name, key) in enumerate(zip(names, keys, strict=True)):
+        place = key if is_remote(key) else os.path.normpath(Path(key).absolute())
+        if place in places and not again[name]:
+            raise InputError(
+                f"source {number + 1} is source {places[place] + 1} again: {name}; its spectra would "
+                "count twice, so give it once"
+            )
+        again[name] -= place in places
+        places.setdefault(place, number)
+
+
+def digest_of(keys: Sequence[str]) -> str:
+    """Return a digest of the keys of sources, 16 hex digits."""
     return hashlib.blake2b(
-        "\0".join(names).encode("utf-8", "surrogateescape"), digest_size=8
+        "\0".join(keys).encode("utf-8", "surrogateescape"), digest_size=8
     ).hexdigest()
 
 
@@ -129,6 +168,11 @@ def read_sources(how: How, sources: Sequence[Any], names: Sequence[str]) -> Give
     if how.quality:
         keep = (batch.flags & int(how.instrument.rejects)) == 0
         batch = batch if bool(keep.all()) else batch[keep]
+    fits = fits_float32(batch)
+    for number in np.flatnonzero(~fits).tolist():
+        reason = "float32 cannot hold its values, such as a norm below 1e-45 or a number above 3e38"
+        failures.append(Failure(str(batch.ids[number].item()), FileError.__name__, reason))
+    batch = batch if fits.all() else batch[fits]
     return Given(len(sources), batch if len(batch) else None, failures)
 
 

@@ -19,6 +19,7 @@ from spender_core.archives.location import (
     redacted,
     require_network,
     storage_options,
+    told,
 )
 from spender_core.archives.writing import file_sha256, replacing
 from spender_core.errors import FileError, InputError, SpenderError
@@ -26,6 +27,19 @@ from spender_core.errors import FileError, InputError, SpenderError
 _LOCK = ".lock"
 _PIECE = 1 << 22
 _READ_ONLY = ("http://", "https://")
+
+
+def check_bucket(root: str) -> None:
+    """Refuse credentials in the URL of a bucket, which nothing reads, and errors would show.
+
+    Raises:
+        InputError: It has some.
+    """
+    if root.startswith(("s3:", "gs:", "gcs:")) and "@" in root.split("/", 3)[2]:
+        raise InputError(
+            f"{redacted(root)} was given with credentials in its URL; give it without, and put them "
+            "where its library looks, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
 
 
 class Store:
@@ -46,6 +60,7 @@ class Store:
         self.shown = redacted(self.root)
         self.remote = is_remote(self.root)
         self._fs: Any = None
+        check_bucket(self.root)
         if self.root.startswith(_READ_ONLY):
             raise InputError(
                 f"{self.shown} cannot be written to; give a folder, or a URL such as s3://"
@@ -104,7 +119,9 @@ class Store:
             try:
                 self._fs.put_file(str(temporary), self.path(name))
             except FileNotFoundError as error:  # there is no such bucket
-                raise FileError(f"cannot write {redacted(self.path(name))}: {error}") from error
+                raise FileError(
+                    f"cannot write {redacted(self.path(name))}: {told(error)}"
+                ) from None
 
     def size(self, name: str) -> int | None:
         """Return the bytes of a file; None if there is none."""
@@ -187,4 +204,8 @@ class Store:
             ):
                 raise
             where = redacted(self.path(name)) if name else self.shown
-            raise FileError(f"cannot {verb} {where}: {error or type(error).__name__}") from error
+            cause = told(error) if self.remote else error or type(error).__name__
+            # the cause of a remote error may show what its URL has of secrets
+            raise FileError(f"cannot {verb} {where}: {cause}") from (
+                None if self.shown != self.root else error
+            )

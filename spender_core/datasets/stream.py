@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
+from spender_core.archives.location import redacted
 from spender_core.batch import Flag, SpectrumBatch
 from spender_core.datasets.gathering import gather
 from spender_core.datasets.order import Integers, Order, Parts, positions
@@ -230,7 +231,7 @@ class Stream(IterableDataset[SpectrumBatch]):
         mine = self.state_dict()
         if state["fingerprint"] != mine["fingerprint"]:
             raise InputError(
-                f"the dataset {self.dataset.root} is not the one that this run began with (its "
+                f"the dataset {redacted(self.dataset.root)} is not the one that this run began with (its "
                 f"shards have other names, rows or sizes: {mine['fingerprint'][:12]} instead of "
                 f"{state['fingerprint'][:12]}); give that one, or begin anew"
             )
@@ -310,14 +311,12 @@ class Stream(IterableDataset[SpectrumBatch]):
             yield place, epoch.part(place[1], self.rank, self.world)
 
     def _decoded(self, group: int) -> SpectrumBatch:
-        return self.dataset.group(self._groups[group], self.lsf)
+        """Return the spectra of a row group that take part; the others leave the memory at once."""
+        batch, rows = self.dataset.group(self._groups[group], self.lsf), self._rows[group]
+        return batch if rows is None else gather([(batch, rows)])
 
     def _gathered(self, parts: Parts, decoded: list[SpectrumBatch]) -> SpectrumBatch:
-        pieces = []
-        for (group, rows), batch in zip(parts, decoded, strict=True):
-            chosen = self._rows[group]
-            pieces.append((batch, rows if chosen is None else chosen[rows]))
-        return gather(pieces)
+        return gather([(batch, rows) for (_, rows), batch in zip(parts, decoded, strict=True)])
 
 
 class _Decoding:

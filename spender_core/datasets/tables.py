@@ -54,6 +54,23 @@ def to_table(batch: SpectrumBatch, schema: Any) -> Any:
     return pa.Table.from_arrays([_array(columns[f.name], f.type) for f in schema], schema=schema)
 
 
+def fits_float32(batch: SpectrumBatch) -> NDArray[np.bool_]:
+    """Tell which spectra are sound as float32 too, as datasets hold them, shape (B,).
+
+    Larger numbers become inf, a norm below 1e-45 becomes 0, and a redshift just above -1 -1.
+    """
+    small = {name: getattr(batch, name).float() for name in ("flux", "ivar", *NUMBERS)}
+    z, zerr, norm = (small[name] for name in NUMBERS)
+    sound = small["flux"].isfinite().all(dim=1) & small["ivar"].isfinite().all(dim=1)
+    sound &= norm.isfinite() & (norm > 0)
+    sound &= z.isnan() | (z.isfinite() & (z > -1))
+    sound &= zerr.isfinite() | ~batch.zerr.isfinite()
+    for values in () if batch.lsf is None else lsf_columns(batch.lsf, lsf_kind(batch.lsf)).values():
+        sound &= values.float().isfinite().all(dim=1)
+    made: NDArray[np.bool_] = sound.cpu().numpy()
+    return made
+
+
 def lsf_columns(lsf: SpectrumLSF | None, kind: LSFKind) -> dict[str, Tensor]:
     """Return the column of line spread functions; diagonals that are absent count as 0."""
     if kind is None:
@@ -119,12 +136,19 @@ def to_batch(table: Any, instrument: Instrument, lsf: bool = False) -> SpectrumB
 
 
 def ids_of(table: Any, instrument: Instrument) -> NDArray[np.void]:
-    """Return the ids of rows of a dataset, with the survey's own names, shape (B,)."""
+    """Return the ids of rows of a dataset, with the survey's own names, shape (B,).
+
+    Raises:
+        FileError: One is missing (null).
+    """
     names, dtype = set(table.schema.names), id_dtype(instrument)
     ids = np.empty(table.num_rows, dtype=dtype)
     for name, column in id_fields(instrument).items():
         if column in names:
-            ids[name] = table.column(column).to_numpy(**_copying(table))
+            values = table.column(column)
+            if values.null_count:  # numpy would make floats of the others
+                raise FileError(f"the column {column} has missing values (null)")
+            ids[name] = values.to_numpy(**_copying(table))
         else:
             ids[name] = -1 if dtype[name].kind == "i" else 0 if dtype[name].kind == "u" else ""
     return ids

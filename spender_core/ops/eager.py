@@ -2,8 +2,9 @@
 
 On the host spectra are taken a few at a time, so that what lies between two functions stays in
 the cache of the processor. Elsewhere nothing depends on values in a way for which the host would
-have to wait: what is rarely needed is done always. Shapes: B spectra, R restframe pixels, L observed pixels, C cells
-between nodes, P observed points.
+have to wait: what is rarely needed is done always.
+
+Shapes: B spectra, R restframe pixels, L observed pixels, C cells between nodes, P observed points.
 """
 
 from __future__ import annotations

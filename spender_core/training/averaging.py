@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-AVERAGE = "average.safetensors"
+from spender_core.training.sharing import local
+
 _COUNT = "steps"
 
 
@@ -19,6 +20,8 @@ class Average:
 
     The decay of step n is at most (1 + n) / (10 + n), so that the first weights, which know nothing,
     are soon forgotten (as in `tf.train.ExponentialMovingAverage`).
+
+    Of parameters that processes share out, each process averages its pieces.
 
     Args:
         parameters: Those that are trained, by name.
@@ -29,42 +32,45 @@ class Average:
         self.decay = decay
         self.steps = 0
         self._live = dict(parameters)
-        self._mean = {name: one.detach().clone() for name, one in parameters.items()}
+        self._mean = [one.detach().clone() for one in self._weights()]
+
+    @torch.no_grad()
+    def _weights(self) -> list[Tensor]:
+        return local(self._live.values())
 
     @torch.no_grad()
     def update(self) -> None:
         """Take the present weights into the average."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        live = [one.detach() for one in self._live.values()]
-        torch._foreach_lerp_(list(self._mean.values()), live, 1 - decay)
+        torch._foreach_lerp_(self._mean, self._weights(), 1 - decay)
 
     @torch.no_grad()
     def apply(self) -> None:
         """Make the average the present weights."""
-        for name, one in self._live.items():
-            one.copy_(self._mean[name])
+        torch._foreach_copy_(self._weights(), self._mean)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Make the average the present weights, as long as the context is open."""
-        kept = {name: one.detach().clone() for name, one in self._live.items()}
+        kept = [one.detach().clone() for one in self._weights()]
         self.apply()
         try:
             yield
         finally:
             with torch.no_grad():
-                for name, one in self._live.items():
-                    one.copy_(kept[name])
+                torch._foreach_copy_(self._weights(), kept)
 
-    def save(self, folder: Path) -> None:
-        """Write the average into a checkpoint."""
-        tensors = {name: one.cpu().contiguous() for name, one in self._mean.items()}
-        save_file(tensors | {_COUNT: torch.tensor(self.steps)}, folder / AVERAGE)
+    def save(self, path: Path) -> None:
+        """Write the average into a file of a checkpoint."""
+        tensors = {
+            name: one.cpu().contiguous() for name, one in zip(self._live, self._mean, strict=True)
+        }
+        save_file(tensors | {_COUNT: torch.tensor(self.steps)}, path)
 
-    def load(self, folder: Path) -> None:
+    def load(self, path: Path) -> None:
         """Read the average of a checkpoint."""
-        tensors: dict[str, Tensor] = load_file(folder / AVERAGE)
+        tensors: dict[str, Tensor] = load_file(path)
         self.steps = int(tensors.pop(_COUNT))
-        for name, one in self._mean.items():
+        for name, one in zip(self._live, self._mean, strict=True):
             one.copy_(tensors[name])

@@ -213,6 +213,13 @@ def inherit(model: Model, parent: str) -> Inheritance:
     return Inheritance(tuple(taken), tuple(n for n in mine if n not in taken), tuple(left))
 
 
+def described(parent: str) -> dict[str, str]:
+    """Return the name and the sha256 of a parent, which tell nothing of where it lies."""
+    _, source = registry.load(parent)
+    card: Any = source.card
+    return {"name": card.name, "sha256": card.sha256}
+
+
 _SAME_GRID = 0.01
 """Pixels by which restframe grids may differ: those of published models are rounded to float32."""
 

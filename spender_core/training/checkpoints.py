@@ -38,6 +38,7 @@ class Checkpoints:
         keep: How many of the last ones are kept; the best is kept beside them.
         main: Whether this process makes and removes folders; of several, one does.
         wait: Returns when all processes have called it.
+        fault: Tells what else is wrong with a checkpoint whose files are as they were written.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Checkpoints:
         keep: int = 3,
         main: bool = True,
         wait: Callable[[], None] = lambda: None,
+        fault: Callable[[Path], str | None] = lambda path: None,
     ) -> None:
         self.folder = folder
         self.keep = keep
         self.best: int | None = None
         self._main = main
         self._wait = wait
+        self._fault = fault
 
     def path(self, step: int) -> Path:
         """Return where the checkpoint of a step is, or would be."""
@@ -121,7 +124,7 @@ class Checkpoints:
         faults: list[str] = []
         for step in reversed(self.steps()):
             path = self.path(step)
-            reason = damage(path)
+            reason = damage(path) or self._fault(path)
             if reason is None:
                 for fault in faults if self._main else ():
                     text = f"the checkpoint {fault}; going on from the one before, {path.name}"
@@ -141,6 +144,10 @@ class Checkpoints:
         for one in self.steps():
             if one not in kept:
                 _remove(self.path(one))
+        with suppress(FileNotFoundError, ValueError, KeyError):
+            named = json.loads((self.folder / BEST).read_text(encoding="utf-8"))["step"]
+            if not self.path(named).exists():
+                (self.folder / BEST).unlink()
 
     def _sweep(self) -> None:
         """Remove what a killed process left."""
@@ -167,7 +174,11 @@ def damage(path: Path) -> str | None:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             return f"{MANIFEST} has format {manifest['format']!r}, this version reads {FORMAT}"
+        if not manifest["files"]:
+            return f"{MANIFEST} names no files"
         for name, entry in manifest["files"].items():
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                return f"{MANIFEST} names {name!r}, which is not in the checkpoint"
             size = (path / name).stat().st_size
             if size != entry["bytes"]:
                 return f"{name} has {size} bytes instead of {entry['bytes']}"

@@ -22,6 +22,8 @@ from spender_core.training import reading, tomltext
 from spender_core.training.ramps import Ramp, is_number, values
 from spender_core.training.settings import (
     LARGEST,
+    MOST,
+    SMALLEST,
     DataConfig,
     ModelConfig,
     Plain,
@@ -82,6 +84,8 @@ class LossConfig(Settings):
         for name in ("fidelity", "similarity", "consistency", "slope"):
             if min(values(getattr(self, name))) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, and must not be below 0")
+            if max(values(getattr(self, name))) > MOST:
+                raise ValueError(f"{name} is {getattr(self, name)}, and must not be above {MOST:g}")
         if not 0 < self.bound[0] < self.bound[1]:
             raise ValueError(f"bound {self.bound} must be two wavelengths, the lower one first")
         return self
@@ -121,17 +125,17 @@ class Phase(Settings):
     optimizer: Literal["adam", "adamw"] = "adam"
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[Share, Share] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
+    eps: float = Field(default=1e-8, ge=SMALLEST, le=MOST)
     schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
     warmup: Share = 0.3
     """Share of the steps in which the learning rate rises."""
     final: Share = 4e-6
     """Learning rate at the end, as a share of the highest one; not for "constant"."""
-    clip: float | None = Field(default=None, gt=0)
+    clip: float | None = Field(default=None, ge=SMALLEST, le=1 / SMALLEST)
     """Largest norm of all gradients together."""
     accumulation: Positive = 1
     """Batches whose gradients are summed up before each step of the optimiser."""
-    ema: float | None = Field(default=None, gt=0, lt=1)
+    ema: float | None = Field(default=None, gt=0, le=1 - 1e-6)
     """Decay a step of the moving average of weights, which then is the result of the phase."""
     loss: LossConfig = LossConfig()
     """What differs from the loss of the recipe; only keys that are given count."""
@@ -140,6 +144,8 @@ class Phase(Settings):
     def _check(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs, exactly one of them")
+        if not self.name.isprintable() or len(self.name) > 100:
+            raise ValueError("name must be at most 100 characters, all of them printable")
         if max(self.betas) >= 1:
             raise ValueError(f"betas must be below 1, got {self.betas}")
         return self
@@ -317,6 +323,8 @@ class Recipe(Settings):
             entry["loss"] = self.loss_of(phase).model_dump(mode="json")
             del entry["name"]
         engine = {name: getattr(self.engine, name) for name in _DECIDING}
+        if len(self.data) > 1:  # it decides the weights that a model begins with
+            content["order"] = list(self.data)
         text = json.dumps(content | {"engine": engine}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from spender_core.batch import SpectrumBatch
-from spender_core.datasets.augment import Augmentation, augment_spectra, reobserve_spectra
+from spender_core.datasets.augment import Augmentation, augment_spectra
+from spender_core.datasets.reobserving import other_conditions, reobserve_spectra
 from spender_core.datasets.stream import Stream
 from spender_core.errors import FileError
 from spender_core.interfaces import Instrument
@@ -70,7 +71,8 @@ class Feed:
         augmentations: For those of which augmented spectra are needed, how they are made.
         seed: Of the random numbers of augmentation.
         home: Where batches go.
-        filled: Instruments whose augmented spectra get reconstructions in their gaps.
+        filled: Instruments whose augmented spectra get reconstructions in their gaps, and whether
+            they are observed under the conditions of others.
     """
 
     def __init__(
@@ -80,9 +82,9 @@ class Feed:
         augmentations: Mapping[str, Augmentation],
         seed: int,
         home: Home,
-        filled: Collection[str] = (),
+        filled: Mapping[str, bool] | None = None,
     ) -> None:
-        self._filled = frozenset(filled)
+        self._filled = dict(filled or {})
         self._streams = dict(streams)
         self._waves = {name: torch.tensor(instruments[name].wave) for name in streams}
         self._augmentations = augmentations
@@ -139,7 +141,8 @@ class Feed:
         generator.manual_seed(seed_of(*key, name, self._home.rank))
         given = (flux_BL, ivar_BL, z_B, self._waves[name], generator, augmentation)
         if name in self._filled:
-            seen = reobserve_spectra(*given, check=False)
+            under = other_conditions(ivar_BL, generator) if self._filled[name] else None
+            seen = reobserve_spectra(*given, check=False, conditions_BL=under)
             return Inputs(
                 flux_BL, ivar_BL, z_B, lsf, seen.flux, seen.ivar, seen.z, seen.gaps, parts=parts
             )

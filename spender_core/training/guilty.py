@@ -58,7 +58,7 @@ def accusation(step: int, bad: Sequence[str], everyone: Sequence[str]) -> str:
     start = f"the loss or its gradients became NaN or infinite in step {step}"
     if bad and len(bad) < len(everyone):
         return (
-            f"{start}, for {_listed(bad)}. Look at these spectra; leave them out of the dataset, or "
+            f"{start}, for {listed(bad)}. Look at these spectra; leave them out of the dataset, or "
             "by `reject` or `z_range` of the recipe"
         )
     why = (
@@ -67,11 +67,12 @@ def accusation(step: int, bad: Sequence[str], everyone: Sequence[str]) -> str:
         else "no spectrum of its batch has such a loss alone"
     )
     return (
-        f"{start}; {why}. The batch: {_listed(everyone)}. Lower `lr`, or set `clip` of the phase, "
+        f"{start}; {why}. The batch: {listed(everyone)}. Lower `lr`, or set `clip` of the phase, "
         "or look at these spectra"
     )
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -13,16 +14,16 @@ import torch
 
 from spender_core.archives.writing import replacing
 from spender_core.errors import CheckpointWarning, FileError, InputError, NonFiniteError
-from spender_core.training.building import make_instruments, make_model
+from spender_core.training.building import described, make_instruments, make_model
 from spender_core.training.checkpoints import Checkpoints, damage
 from spender_core.training.checks import check, open_datasets
 from spender_core.training.config import Recipe
 from spender_core.training.feeding import Fed
-from spender_core.training.guilty import accusation, accused
+from spender_core.training.guilty import accusation, accused, listed
 from spender_core.training.monitor import CURVES, Monitor, draw_curves
 from spender_core.training.result import Result, describe, publish
-from spender_core.training.running import Running, Setting, make_accelerator, make_stream, network
-from spender_core.training.state import Circumstances, State
+from spender_core.training.running import Running, Setting, make_accelerator, make_stream
+from spender_core.training.state import Circumstances, State, fault
 from spender_core.training.stopping import Interrupts, Progress, Stopped
 
 
@@ -56,7 +57,7 @@ class Trainer:
 
     Attributes:
         plan: What is done.
-        model: What is trained.
+        model: What is trained. With FSDP, it has the weights of the end of the last phase.
         state: Where the training stands: step, phase, figures.
         ids: The survey's ids of the spectra of the last step, of this process, by instrument; an
             array for each batch.
@@ -97,12 +98,14 @@ class Trainer:
             self.recipe.sha256,
             {name: dataset.fingerprint for name, dataset in self.datasets.items()},
             self.accelerator.num_processes,
+            self.accelerator.is_fsdp2,
         )
         self._checkpoints = Checkpoints(
             self.output / "checkpoints",
             self.recipe.engine.keep,
             self.accelerator.is_main_process,
             self.accelerator.wait_for_everyone,
+            fault,
         )
 
     def run(self) -> Result:
@@ -166,16 +169,15 @@ class Trainer:
             for name, stream in self._streams.items():
                 stream.load_state_dict(self.state.streams[name])
             self._checkpoints.best = self.state.progress.get("best_step")
-        elif self.accelerator.is_main_process:
+        elif self.recipe.model.parent is not None:
+            self.state.parent = described(self.recipe.model.parent)
+        if latest is None and self.accelerator.is_main_process:
             with replacing(self.output / "recipe.toml") as temporary:
                 temporary.write_text(self.recipe.to_toml(), encoding="utf-8")
         engine, main = self.recipe.engine, self.accelerator.is_main_process
         self._since = time.perf_counter() - self.state.seconds
         self._monitor = Monitor(self.output, main, self._quiet, engine.tensorboard, self.state.step)
         self._monitor.rewind(self.state.step if latest else -1)
-        if engine.compile:
-            for one in network(self.model):
-                one.compile()
         return latest
 
     def _announce(self, latest: Path | None) -> None:
@@ -208,10 +210,15 @@ class Trainer:
                 state.step += 1
                 state.phase_step += 1
                 self._after_step()
-            self._take_best()
+            weights = self._take_best()
         finally:
             self._running.close()
         self._running.finish()
+        plan = self._running.plan
+        early = state.phase_step < plan.steps
+        state.phases.append(
+            {"steps": state.phase_step, "weights_of_step": weights, "ended_early": early}
+        )
         state.phase, state.phase_step, state.progress = number + 1, 0, {}
 
     def _note(self, fed: Fed) -> None:
@@ -277,6 +284,7 @@ class Trainer:
         from accelerate.utils import gather_object
 
         self._running.close()
+        self._running.return_weights()
         bad, everyone = accused(self.model, self._streams, places)
         text = accusation(step + 1, gather_object(bad), gather_object(everyone))
         before = self._checkpoints.steps()
@@ -287,9 +295,28 @@ class Trainer:
         )
         raise NonFiniteError(f"{text}. The last checkpoint{last}")
 
+    def _refuse_validation(self) -> None:
+        """Raise, naming the validation spectra whose loss is no number."""
+        from accelerate.utils import gather_object
+
+        self._running.close()
+        self._running.return_weights()
+        bad = gather_object(self._running.accused()[0])
+        which = f"that of {listed(bad)}" if bad else "though that of no spectrum alone is"
+        raise NonFiniteError(
+            f"the loss of the validation spectra is NaN or infinite after step {self.state.step}: "
+            f"{which}. Look at these spectra; leave them out of the dataset, or by `reject` or "
+            "`z_range` of the recipe"
+        )
+
     def _validate(self) -> bool:
         """Tell how the model fares on the validation splits; return whether that is the best."""
-        figures = self._running.validate()
+        from accelerate.utils import broadcast_object_list
+
+        # figures of two devices may differ in a last digit, and all must decide alike
+        (figures,) = broadcast_object_list([self._running.validate()])
+        if not math.isfinite(figures["loss"]):
+            self._refuse_validation()
         self.state.figures = figures
         better = self._progress.better(figures["loss"], self.state.step)
         self._monitor.write(
@@ -324,20 +351,21 @@ class Trainer:
         self._monitor.say(message)
         return Stopped(signal, path, message)
 
-    def _take_best(self) -> None:
-        """Where training has patience, end the phase with its best weights."""
+    def _take_best(self) -> int:
+        """Where training has patience, end the phase with its best weights; return their step."""
         step = self._progress.best_step
-        if self.recipe.engine.patience is None or step in (None, self.state.step):
-            return
+        if self.recipe.engine.patience is None or step is None or step == self.state.step:
+            return self.state.step
         path = self._checkpoints.path(step)
         reason = damage(path)
         if reason is not None:
             text = f"the best checkpoint, {path}, is damaged: {reason}; keeping the last weights"
             warnings.warn(text, CheckpointWarning, stacklevel=2)
-            return
+            return self.state.step
         self._running.load(path)
         self.state.figures = State.load(path)[0].figures
         self._monitor.say(f"taking the weights of step {step}, which were the best")
+        return step
 
     # -- after ---------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,11 +34,11 @@ class Log:
         Raises:
             FileError: The file cannot be written.
         """
-        line = {"kind": kind, "step": step, **values}
+        line: dict[str, Any] = {"kind": kind, "step": step, **_with_null(values)}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(line, allow_nan=False) + "\n")
                 file.flush()
                 if kind != "look":  # looks are many, and are on the disk with the next line
                     os.fsync(file.fileno())
@@ -68,6 +69,15 @@ class Log:
         kept = [line for line in self.lines() if line["step"] <= step]
         with replacing(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _with_null(value: Any) -> Any:
+    """Return plain data with None for what is NaN or infinite, for which JSON has no form."""
+    if isinstance(value, Mapping):
+        return {key: _with_null(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_null(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Monitor:
@@ -168,10 +178,10 @@ class _Bar:
 
         self._console = Console(stderr=True, quiet=quiet)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeRemainingColumn(),
             console=self._console,
             disable=quiet or not self._console.is_terminal,

@@ -70,11 +70,13 @@ def describe(model: Model, plan: Plan, state: State, fingerprints: Mapping[str, 
         "hours": round(state.seconds / 3600, 3),
         "datasets": datasets,
         "phases": [
-            {"name": one.name, "parts": list(one.parts), "losses": list(one.losses)}
-            for one in plan.phases
+            {"name": one.name, "parts": list(one.parts), "losses": list(one.losses), **ended}
+            for one, ended in zip(plan.phases, state.phases, strict=True)
         ],
         "spender": __version__,
     }
+    if state.parent:
+        training["parent_sha256"] = state.parent["sha256"]
     if recipe.card.notes:
         training["notes"] = recipe.card.notes
     return ModelCard(
@@ -93,5 +95,6 @@ def describe(model: Model, plan: Plan, state: State, fingerprints: Mapping[str, 
         evaluation={"validation": state.figures} if state.figures else {},
         licence=recipe.card.licence,
         citation=recipe.card.citation,
-        parent=recipe.model.parent or "",
+        # the name only: a place may be private, or hold a password
+        parent=state.parent.get("name", ""),
     )

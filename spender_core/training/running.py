@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from spender_core.training.averaging import Average
 from spender_core.training.building import parts
 from spender_core.training.config import Phase, Recipe
 from spender_core.training.feeding import Fed, Feed, Home
-from spender_core.training.objective import Objective, Weights
+from spender_core.training.guilty import accused
+from spender_core.training.objective import Losses, Objective, Weights
 from spender_core.training.planning import PhasePlan
 from spender_core.training.ramps import positive
 from spender_core.training.schedules import make_optimizer, make_scheduler, rates
+from spender_core.training.sharing import Shared, check_sharing, copied, return_weights, whole
 from spender_core.training.validating import Validation
 from spender_core.training.watching import Watch
 
@@ -30,16 +33,12 @@ if TYPE_CHECKING:
     from spender_core.datasets.reading import Dataset
 
 
-_SHARED_OUT = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
-"""Ways of accelerate in which no process has all weights."""
-
-
 def make_accelerator(precision: str) -> Accelerator:
     """Return what knows device, processes and precision, as `torchrun` and the like tell it.
 
     Raises:
         InputError: accelerate is not installed, the device lacks the precision, or the weights are
-            to be shared out among processes.
+            to be shared out among processes in a way that is not supported.
     """
     try:
         from accelerate import Accelerator
@@ -60,10 +59,12 @@ def make_accelerator(precision: str) -> Accelerator:
             f"engine.precision = {precision!r} cannot be had here: {error}; "
             'set it to "no" or "bf16"'
         ) from error
-    if made.distributed_type.value in _SHARED_OUT:
+    check_sharing(made)
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and made.num_processes == 1:
         raise InputError(
-            f"accelerate is configured for {made.distributed_type.value}, which shares out the weights "
-            "of a model; these models fit into any device: launch with --multi_gpu, or torchrun"
+            f"{started} processes were started, but accelerate sees one, since there is no GPU; set "
+            "the environment variable ACCELERATE_USE_CPU=true to train on the CPU"
         )
     return made
 
@@ -122,30 +123,41 @@ class Running:
         self._accelerator = setting.accelerator
         self._loss = setting.recipe.loss_of(self.phase)
         self._factors = {name: setting.recipe.data[name].weight for name in plan.data}
-        self._trained = _trained(setting.model, plan)
+        self._shared = setting.accelerator.is_fsdp2
+        self._model = setting.model
+        if self._shared:
+            self._model = copied(setting.model, setting.accelerator)
+        if setting.recipe.engine.compile:
+            for one in network(self._model):
+                one.compile()
         self._prepare()
         self.average = None
         if self.phase.ema is not None:
-            live = {k: p for k, p in setting.model.named_parameters() if p.requires_grad}
+            live = {k: p for k, p in self._model.named_parameters() if p.requires_grad}
             self.average = Average(live, self.phase.ema)
         self.watch = Watch(self._factors, self._accelerator.device)
         self._feeds()
 
     def _prepare(self) -> None:
-        model = self._setting.model
-        for parameter in model.parameters():
+        for parameter in self._model.parameters():
             parameter.requires_grad_(False)
-        for group in self._trained.values():
+        trained = _trained(self._model, self.plan)
+        for group in trained.values():
             for parameter in group:
                 parameter.requires_grad_(True)
-        optimizer = make_optimizer(self.phase, self._trained)
+        optimizer = make_optimizer(self.phase, trained)
         scheduler = make_scheduler(self.phase, optimizer, self.plan.steps)
         self._accelerator.free_memory()
         self._accelerator.gradient_accumulation_steps = self.phase.accumulation
-        prepared = self._accelerator.prepare(Objective(model, self._loss), optimizer, scheduler)
+        objective: nn.Module = Objective(self._model, self._loss)
+        if self._shared:
+            objective = Shared(objective, self._accelerator)
+        prepared = self._accelerator.prepare(objective, optimizer, scheduler)
         self._objective: nn.Module = prepared[0]
         self._optimizer: Any = prepared[1]
         self._scheduler: Any = prepared[2]
+        # FSDP has put pieces in the place of parameters
+        self._trained = _trained(self._model, self.plan)
         self._parameters = [one for group in self._trained.values() for one in group]
         self._train()
 
@@ -163,7 +175,8 @@ class Running:
             )
             for name in self.plan.data
         }
-        filled = [name for name in augmentations if recipe.data[name].augmentation.fill]
+        settings = {name: recipe.data[name].augmentation for name in augmentations}
+        filled = {name: one.others for name, one in settings.items() if one.fill}
         self._feed = Feed(train, instruments, augmentations, recipe.seed, home, filled)
         feed = Feed(held_out, instruments, augmentations, recipe.seed, home, filled)
         most = recipe.engine.validate_spectra
@@ -172,8 +185,8 @@ class Running:
     def _train(self) -> None:
         """Put what is trained into training mode, and what is frozen into that of evaluation."""
         self._objective.train()
-        modules = dict(self._setting.model.named_modules())
-        for name in parts(self._setting.model).keys() - self._trained.keys():
+        modules = dict(self._model.named_modules())
+        for name in parts(self._model).keys() - self._trained.keys():
             if name in modules:
                 modules[name].eval()
 
@@ -192,7 +205,7 @@ class Running:
             given = self._feed.next(number, part)
             fed(given)
             with self._accelerator.accumulate(self._objective):
-                losses = self._objective(given.inputs, weights, self._factors)
+                losses = self._losses(given.inputs, weights, self._factors)
                 self._accelerator.backward(losses.total * scale)
                 self.watch.add(given, losses, weights)
                 if self._accelerator.sync_gradients:
@@ -207,7 +220,7 @@ class Running:
         most = math.inf if self.phase.clip is None else self.phase.clip
         norm: Tensor = self._accelerator.clip_grad_norm_(self._parameters, most)
         scaled = self._accelerator.scaler is not None
-        self.watch.step(number, norm.to(self._accelerator.device), self._parameters, scaled)
+        self.watch.step(number, whole(norm).to(self._accelerator.device), self._parameters, scaled)
 
     def validate(self) -> dict[str, Any]:
         """Return the losses of the validation splits, with the averaged weights if there are any.
@@ -218,11 +231,22 @@ class Running:
         weights = self._weights(self.plan.steps - 1)
         try:
             if self.average is None:
-                return self._validation.figures(self._objective, weights, self._factors)
+                return self._validation.figures(self._losses, weights, self._factors)
             with self.average.applied():
-                return self._validation.figures(self._objective, weights, self._factors)
+                return self._validation.figures(self._losses, weights, self._factors)
         finally:
+            if self._shared:  # or the weights of this moment would stay with every process
+                self._objective.reshard()  # type: ignore[operator]
             self._train()
+
+    def _losses(self, *given: Any) -> Losses:
+        made = self._objective(*given)
+        losses: Losses = made[1] if self._shared else made
+        return losses
+
+    def accused(self) -> tuple[list[str], list[str]]:
+        """Return the validation spectra whose loss is no number, and all of them."""
+        return accused(self._setting.model, *self._validation.places())
 
     def rates(self) -> dict[str, float]:
         """Return the learning rate of each part in the next step."""
@@ -230,15 +254,25 @@ class Running:
 
     def save(self, folder: Path) -> None:
         """Write weights, optimiser, schedule, random numbers and averages into a checkpoint."""
-        self._accelerator.save_state(str(folder))
-        if self.average is not None and self._accelerator.is_main_process:
-            self.average.save(folder)
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        try:
+            self._accelerator.save_state(str(folder))
+        except CheckpointException as error:  # of pieces; it is no Exception
+            raise next(one for one, _ in error.failures.values()) from error
+        if self.average is not None and (self._shared or self._accelerator.is_main_process):
+            self.average.save(folder / self._average)
 
     def load(self, folder: Path) -> None:
         """Take them back."""
         self._accelerator.load_state(str(folder))
         if self.average is not None:
-            self.average.load(folder)
+            self.average.load(folder / self._average)
+
+    @property
+    def _average(self) -> str:
+        rank = self._accelerator.process_index
+        return f"average-{rank}.safetensors" if self._shared else "average.safetensors"
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -249,6 +283,12 @@ class Running:
         self.close()
         if self.average is not None:
             self.average.apply()
+        self.return_weights()
+
+    def return_weights(self) -> None:
+        """Give the model its weights, where they are shared out; all processes call this at once."""
+        if self._shared:
+            return_weights(self._objective, self._setting.model)
 
     def _weights(self, phase_step: int) -> Weights:
         return Weights.of(self._loss, phase_step / max(1, self.plan.steps - 1))

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from spender_core.errors import InputError
 from spender_core.training.config import Phase
+from spender_core.training.modes import is_kernel, step_in_modes
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -25,6 +26,8 @@ def make_optimizer(
     phase: Phase, parts: Mapping[str, Sequence[nn.Parameter]]
 ) -> torch.optim.Optimizer:
     """Return the optimiser of a phase, with a group for each part that is trained.
+
+    Kernels of line spread functions are trained by their modes (`modes.step_in_modes`).
 
     Args:
         phase: What the recipe says.
@@ -49,6 +52,8 @@ def make_optimizer(
     made: torch.optim.Optimizer = factory(
         groups, betas=phase.betas, eps=phase.eps, weight_decay=phase.weight_decay, fused=fused
     )
+    named = [(group["name"], one) for group in groups for one in group["params"]]
+    step_in_modes(made, [one for name, one in named if name.startswith("lsf.") and is_kernel(one)])
     return made
 
 

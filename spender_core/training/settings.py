@@ -20,6 +20,9 @@ Range = tuple[float, float]
 LARGEST = 1_000_000_000
 """Steps, spectra and the like: more than any run has, and safe in every integer type."""
 
+SMALLEST, MOST = 1e-30, 1e6
+"""Bounds of amplitudes and the like, whose products float32 holds."""
+
 Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 _MOST_PIXELS = 1_000_000
 _MOST_TAPS = 9999
@@ -147,12 +150,21 @@ class AugmentationConfig(Settings):
     """Fraction of the pixels that are masked, in one stretch."""
     fill: bool = False
     """Fill what is unknown of a spectrum at its new redshift with its own reconstruction, so that
-    gaps do not tell how far it was moved (`datasets.augment.reobserve_spectra`)."""
+    gaps do not tell how far it was moved (`datasets.reobserving.reobserve_spectra`)."""
+
+    others: bool = False
+    """With `fill`: observe under the noise and mask of another spectrum of the batch
+    (`datasets.reobserving.other_conditions`)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.fill and self.redshifts == "keep":
-            raise ValueError('fill needs new redshifts, not redshifts = "keep"')
+            raise ValueError(
+                "fill = true needs new redshifts; give redshifts = {uniform = [low, high]} or "
+                "{capped = limit}"
+            )
+        if self.others and not self.fill:
+            raise ValueError("others needs fill = true")
         return self
 
     def settings(self) -> Augmentation:
@@ -177,7 +189,7 @@ class DataConfig(Settings):
     """Lowest and highest redshift that take part."""
     reject: tuple[str, ...] = ()
     """Names of flags (`spender_core.Flag`); spectra with any of them are left out."""
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, ge=SMALLEST, le=MOST)
     """Factor on the losses of this instrument."""
     augmentation: AugmentationConfig = AugmentationConfig()
 

@@ -14,6 +14,7 @@ import torch
 
 from spender_core import __version__
 from spender_core.errors import CheckpointWarning, InputError
+from spender_core.training.checkpoints import MANIFEST
 
 STATE = "training.json"
 
@@ -28,6 +29,7 @@ class Circumstances:
         world: Number of processes.
         threads: Of torch on the host.
         versions: Of the packages.
+        shared: Whether the processes share out the weights (FSDP).
     """
 
     recipe: str
@@ -35,9 +37,12 @@ class Circumstances:
     world: int
     threads: int
     versions: dict[str, str]
+    shared: bool = False
 
     @classmethod
-    def present(cls, recipe: str, datasets: Mapping[str, str], world: int) -> Self:
+    def present(
+        cls, recipe: str, datasets: Mapping[str, str], world: int, shared: bool = False
+    ) -> Self:
         """Return those of this process."""
         import accelerate
 
@@ -47,7 +52,7 @@ class Circumstances:
             "accelerate": accelerate.__version__,
             "python": platform.python_version(),
         }
-        return cls(recipe, dict(datasets), world, torch.get_num_threads(), versions)
+        return cls(recipe, dict(datasets), world, torch.get_num_threads(), versions, shared)
 
     def check(self, before: Circumstances, output: Path) -> None:
         """Refuse to go on with another recipe, other data, or another number of processes.
@@ -81,6 +86,11 @@ class Circumstances:
                 f"the training in {output} ran in {before.world} processes, now there are "
                 f"{self.world}; launch {before.world}, or begin in another folder"
             )
+        if self.shared != before.shared:
+            raise InputError(
+                f"the training in {output} ran {'with' if before.shared else 'without'} FSDP, whose "
+                "checkpoints are of another kind; launch it likewise, or begin in another folder"
+            )
         changed = [
             f"{name} {before.versions.get(name)} -> {version}"
             for name, version in self.versions.items()
@@ -110,6 +120,9 @@ class State:
         progress: Best validation of the phase, as `stopping.Progress` has it.
         figures: Of the last validation.
         streams: Positions in the data, by instrument.
+        phases: Of each phase that has ended, the steps that it ran, the step of which its weights
+            are, and whether it ended early.
+        parent: Name and sha256 of the model whose weights were taken, if there is one.
     """
 
     step: int = 0
@@ -120,6 +133,8 @@ class State:
     progress: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     streams: dict[str, dict[str, Any]] = field(default_factory=dict)
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    parent: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path, circumstances: Circumstances) -> None:
         """Write it into a checkpoint."""
@@ -131,3 +146,27 @@ class State:
         """Read it from a checkpoint, with what it hung on."""
         content = json.loads((folder / STATE).read_text(encoding="utf-8"))
         return cls(**content["state"]), Circumstances(**content["circumstances"])
+
+
+def fault(folder: Path) -> str | None:
+    """Return what a checkpoint lacks to go on from it; None if it has all."""
+    from accelerate.utils import load
+
+    try:
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        _, circumstances = State.load(folder)
+        shared = circumstances.shared
+        model, optimizer = (
+            ("pytorch_model_fsdp_0/", "optimizer_0/")
+            if shared
+            else ("model.safetensors", "optimizer.bin")
+        )
+        random = [f"random_states_{rank}.pkl" for rank in range(circumstances.world)]
+        for name in (STATE, model, optimizer, "scheduler.bin", *random):
+            if not any(one == name or one.startswith(name) for one in listed):
+                return f"{name} is missing"
+        for name in random:  # accelerate goes on without them if it cannot read them
+            load(folder / name)
+    except Exception as error:
+        return f"it cannot be read ({type(error).__name__}: {error})"
+    return None

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import signal
 import threading
+import time
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 EXIT_CODES = {signal.SIGTERM: 0, signal.SIGINT: 130}
 """A process that is asked to end has done so; one that is interrupted says so, as shells expect."""
+
+_PASSED_ON = 3.0
+"""Seconds in which the same SIGTERM may come twice."""
 
 
 class Stopped(SystemExit):
@@ -28,14 +32,17 @@ class Stopped(SystemExit):
 
 
 class Interrupts:
-    """Notes SIGTERM and SIGINT (Ctrl-C) instead of dying of them; a second Ctrl-C interrupts.
+    """Notes SIGTERM and SIGINT (Ctrl-C) instead of dying of them; a second one ends at once.
 
+    A SIGTERM soon after another is the same one, which a launcher has passed on.
     Signals reach the main thread only; elsewhere nothing is noted.
     """
 
     def __init__(self) -> None:
         self.received = 0
         """Number of the signal that came, 0 if none did."""
+        self.since = 0.0
+        """When it came, on the clock of `time.monotonic`."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -54,9 +61,12 @@ class Interrupts:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received == number == signal.SIGINT:
+        if self.received != number:
+            self.received, self.since = number, time.monotonic()
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = number
+        elif time.monotonic() - self.since > _PASSED_ON:
+            raise SystemExit(128 + number)
 
 
 class Progress:

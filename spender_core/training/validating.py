@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from spender_core.datasets.stream import Stream
-from spender_core.training.feeding import Feed
+from spender_core.training.feeding import Feed, Place
 from spender_core.training.objective import Losses, Weights
 
 LOSSES = ("fidelity", "similarity", "consistency")
@@ -34,14 +33,14 @@ class Validation:
 
     @torch.no_grad()
     def figures(
-        self, objective: nn.Module, weights: Weights, factors: Mapping[str, float]
+        self, objective: Callable[..., Losses], weights: Weights, factors: Mapping[str, float]
     ) -> dict[str, Any]:
         """Return the losses a spectrum: their sum with amplitudes, each, and of each instrument.
 
         All processes call this at once. The model should be in evaluation mode.
 
         Args:
-            objective: As accelerate prepared it.
+            objective: Gives the losses of inputs, as accelerate prepared it.
             weights: Amplitudes of the losses.
             factors: Of the instruments, in the sum.
         """
@@ -61,17 +60,28 @@ class Validation:
         }
         return {"loss": total, **means, "instruments": each}
 
-    def _losses(self, objective: nn.Module, name: str, weights: Weights) -> tuple[list[float], int]:
+    def places(self) -> tuple[Mapping[str, Stream], list[dict[str, Place]]]:
+        """Return the streams, and the places of the batches that are taken from them."""
+        numbers = {name: range(self._batches(name)) for name in self._streams}
+        return self._streams, [{name: Place(0, n)} for name, all_ in numbers.items() for n in all_]
+
+    def _batches(self, name: str) -> int:
         stream = self._streams[name]
         most = math.ceil(self._spectra / max(1, stream.spectra / len(stream)))
+        return min(most, len(stream))
+
+    def _losses(
+        self, objective: Callable[..., Losses], name: str, weights: Weights
+    ) -> tuple[list[float], int]:
+        stream = self._streams[name]
         total, count = torch.zeros(len(LOSSES)), 0
         batches = stream.epoch(0)
         try:
-            for number in range(min(most, len(stream))):
+            for number in range(self._batches(name)):
                 parts = self._feed.parts(name, number)
                 key = (self._seed, "validation", number)
                 inputs = {name: self._feed.moved(name, next(batches), parts, key)}
-                losses: Losses = objective(inputs, weights)
+                losses = objective(inputs, weights)
                 three = torch.stack([getattr(losses, loss) for loss in LOSSES])
                 total = total.to(three) + three * losses.count
                 count += losses.count

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from spender_core.training.feeding import Fed, Place
 from spender_core.training.gathering import world
 from spender_core.training.objective import Losses, Weights
+from spender_core.training.sharing import local
 
 _NEVER = 2.0**24
 """More steps than there are between two looks, and exact in float32."""
@@ -119,9 +120,8 @@ class Watch:
             scaled: Whether the gradients of some steps are meant to overflow, as in float16.
         """
         sound = norm.isfinite()
-        for one in parameters:
-            if one.grad is not None:
-                one.grad.copy_(torch.where(sound, one.grad, 0.0))
+        for grad in local(one.grad for one in parameters if one.grad is not None):
+            grad.copy_(torch.where(sound, grad, 0.0))
         if not scaled:
             self._finite &= sound
         self._sums[4] += norm

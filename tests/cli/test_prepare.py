@@ -15,6 +15,7 @@ from astropy.table import Table
 
 from spender_core import registry
 from spender_core.batch import SpectrumBatch
+from spender_core.cli.prepare import _ids
 from spender_core.datasets.layout import SPLITS
 from spender_core.datasets.reading import Dataset
 
@@ -138,6 +139,35 @@ def test_a_table_without_ids_is_refused(
     assert_one_line(ran, "MJD, FIBERID", "RUN2D")
 
 
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        ("39627652591521793.0\n39627652591521795.0", "TARGETID has numbers that are not"),
+        ("1\n1.5", "TARGETID has numbers that are not"),
+        ("1\n", "TARGETID"),
+        ("1\nx", "write the ids as integers"),
+    ],
+)
+def test_ids_that_are_not_exact_are_refused(
+    column: str, told: str, tmp_path: Path, spender: Any, assert_one_line: Callable[..., None]
+) -> None:
+    table = tmp_path / "ids.csv"
+    rows = [f"{value},main" for value in column.split("\n")]
+    table.write_text("\n".join(["TARGETID,SURVEY", *rows]) + "\n")
+    ran = spender("prepare", "desi", "--ids", table, "-o", tmp_path / "root")
+    assert_one_line(ran, told)
+
+
+def test_ids_that_lack_what_they_may_lack_are_read(tmp_path: Path) -> None:
+    table = tmp_path / "ids.csv"
+    rows = ["39627652591521793,main,7", "39627652591521795,,"]
+    table.write_text("\n".join(["TARGETID,SURVEY,HEALPIX", *rows]) + "\n")
+    ids = _ids(table, registry.instrument("desi"))
+    assert ids["TARGETID"].tolist() == [39627652591521793, 39627652591521795]
+    assert ids["SURVEY"].tolist() == ["main", ""]
+    assert ids["HEALPIX"].tolist() == [7, -1]
+
+
 def test_without_pyarrow_it_says_what_to_install(
     specs: list[Path],
     tmp_path: Path,
@@ -155,7 +185,9 @@ def test_interrupted_it_says_how_to_go_on(write_coadd: Write, tmp_path: Path) ->
     coadd = write_coadd(tmp_path / "coadd-x.fits")
     root = tmp_path / "root"
     command = [sys.executable, "-m", "spender_core.cli", "prepare", "desi", "-o", str(root)]
-    files = [str(coadd)] * 3000
+    files = [str(tmp_path / f"coadd-{number}.fits") for number in range(3000)]
+    for file in files:
+        Path(file).symlink_to(coadd)
     with subprocess.Popen([*command, *files], stderr=subprocess.PIPE, text=True) as running:
         while not root.exists():
             assert running.poll() is None

@@ -107,3 +107,21 @@ def test_paths_of_data() -> None:
     assert paths(["sdss=a=b", "boss=s3://x"]) == {"sdss": "a=b", "boss": "s3://x"}
     with pytest.raises(InputError, match="twice"):
         paths(["sdss=a", "sdss=b"])
+
+
+def test_training_once_again_and_further(
+    spender: Spender, assert_one_line: Check, recipe: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """Another training into the same folder is refused; one that has ended gives its model again."""
+    output = tmp_path / "run"
+    command = ("train", recipe, "--data", f"sdss={dataset}", "-o", output)
+    model = output / "small.safetensors"
+    ran = spender(*command)
+    assert (ran.code, ran.out) == (0, f"the model is in {model}\n")
+    first = model.read_bytes()
+    model.unlink()
+    assert_one_line(spender(*command), "--resume", "another folder")
+    assert spender("train", output / "recipe.toml", "-o", output, "--resume").code == 0
+    assert model.read_bytes() == first
+    changed = (*command, "--resume", "--set", "phases.0.steps=5")
+    assert_one_line(spender(*changed), "another recipe", str(output / "recipe.toml"))

@@ -117,6 +117,7 @@ def test_a_dataset_is_streamed_from_the_hub(hub: tuple[Hub, Path], manifest: boo
     server, root = hub
     if not manifest:
         del server.files["dataset.json"]
+        (root / "dataset.json").unlink()
     there, here = Dataset(f"hf://datasets/{REPOSITORY}", Tiny()), Dataset(root, Tiny())
     assert there.fingerprint == here.fingerprint
     assert torch.equal(there.read("train").flux, here.read("train").flux)

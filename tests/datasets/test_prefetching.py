@@ -7,6 +7,7 @@ import shutil
 import threading
 import tracemalloc
 import weakref
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from small_datasets import Tiny, epoch_of, ids
 
 from spender_core.batch import SpectrumBatch
 from spender_core.datasets.prefetching import Prefetched
-from spender_core.datasets.reading import Dataset, RowGroup
-from spender_core.datasets.stream import Stream
+from spender_core.datasets.reading import Dataset
+from spender_core.datasets.stream import Selection, Stream
 from spender_core.errors import FileError, SpenderError
 
 pytest.importorskip("pyarrow")
@@ -133,28 +134,66 @@ def test_waiting_is_counted(dataset: Dataset) -> None:
     assert stream.waited > first
 
 
+@pytest.mark.parametrize("highest", [1.0, 0.05])
 def test_memory_holds_two_windows_at_most(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, highest: float
 ) -> None:
-    """Row groups that are alive at any time, over two epochs, while batches are slow to be taken."""
-    alive: set[int] = set()
+    """Spectra that are alive at any time, over two epochs: those that take part, and no others."""
+    selection = Selection(z_range=(0.0, highest))
+    stream = Stream(dataset, batch_size=256, window=2, prefetch=1, selection=selection)
+    decode, rows = (
+        stream._decoded,
+        [len(r) for r in selection.rows(dataset, "train") if r is not None],
+    )
+    alive: dict[int, int] = {}
     counts: list[int] = []
-    decode = dataset.group
 
-    def counting(group: RowGroup, lsf: bool) -> SpectrumBatch:
-        batch = decode(group, lsf)
-        alive.add(id(batch))
-        counts.append(len(alive))
-        weakref.finalize(batch, alive.discard, id(batch))
+    def counting(group: int) -> SpectrumBatch:
+        batch = decode(group)
+        alive[id(batch)] = len(batch)
+        counts.append(sum(alive.values()))
+        weakref.finalize(batch, alive.pop, id(batch), None)
         return batch
 
-    monkeypatch.setattr(dataset, "group", counting)
-    stream = Stream(dataset, batch_size=256, window=2, prefetch=1)
+    monkeypatch.setattr(stream, "_decoded", counting)
     for _ in islice(stream, 2 * len(stream)):
         pass
-    # two windows, and the next row group of a batch in which windows meet
-    assert 3 <= max(counts) <= 2 * 2 + 1
-    assert len(counts) <= 2 * len(dataset.groups("train")) + 4
+    assert len(rows) == len(dataset.groups("train"))
+    # a batch, two windows, and the next row group of a batch in which windows meet
+    assert max(rows) < max(counts) <= 256 + (2 * 2 + 1) * max(rows)
+    assert len(counts) <= 2 * len(rows) + 4 + 256 // max(rows)
+
+
+def test_a_stream_that_its_own_threads_collect_ends(dataset: Dataset) -> None:
+    """The collector runs in any thread; that which makes items must not wait for itself."""
+    closed, collected = threading.Event(), threading.Event()
+    makers: list[Prefetched[int]] = []
+
+    def collect() -> None:
+        makers.clear()
+        gc.collect()
+        collected.set()
+
+    def make() -> Any:
+        try:
+            while True:
+                yield 0
+                if len(first) > 1:
+                    # as a decoder does, which the maker waits for
+                    worker = threading.Thread(target=collect, daemon=True)
+                    worker.start()
+                    worker.join()
+        finally:
+            closed.set()
+
+    first: list[int] = []
+    makers.append(Prefetched(make, 1))
+    first.append(next(makers[0]))
+    first.append(next(makers[0]))
+    with suppress(IndexError):  # it is forgotten in between
+        next(makers[0])
+    assert collected.wait(10)
+    assert closed.wait(10)
 
 
 def test_python_holds_no_list_of_the_spectra(dataset: Dataset) -> None:

@@ -161,7 +161,8 @@ def test_a_damaged_last_shard_is_rebuilt_while_the_dataset_grows(
 def test_other_sources_are_refused(files: list[str], tmp_path: Path) -> None:
     prepare(tmp_path, Tiny(), files[:10], chunk=1)
     before = contents(tmp_path)
-    wrong = [files[:9], [*files[:4], files[5]], files[::-1], [files[0], *files], files[1:]]
+    wrong = [files[:9], [*files[:4], files[5]], files[::-1], [files[0], files[15], *files[1:15]]]
+    wrong.append(files[1:])
     for sources, number in zip(wrong, (10, 5, 1, 2, 1), strict=True):
         with pytest.raises(InputError, match=rf"other sources.*number {number} .*--overwrite"):
             prepare(tmp_path, Tiny(), sources)
@@ -242,6 +243,31 @@ def test_files_that_cannot_be_read_are_noted(tmp_path: Path) -> None:
     more = prepare(root, Tiny(), [*files, files[4]])
     assert sum(more.rows.values()) == 500
     assert more.failures == done.failures
+
+
+def test_a_source_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    files = write_survey(tmp_path / "survey", 3, 100)
+    other = str(tmp_path / "root" / ".." / "survey" / "001.txt")
+    for twice in ([*files, files[1]], [*files, other]):
+        with pytest.raises(InputError, match=r"source 4 is source 2 again.*give it once"):
+            prepare(tmp_path / "root", Tiny(), twice)
+    with pytest.raises(InputError, match="source 2 is source 1 again"):
+        prepare(tmp_path / "root", Tiny(), [(1,), (1,)], archive=tmp_path / "survey")
+    Path(files[1]).write_text("{}")
+    prepare(tmp_path / "root", Tiny(), files)
+    with pytest.raises(InputError, match="source 5 is source 2 again"):
+        prepare(tmp_path / "root", Tiny(), [*files, files[1], files[1]])
+
+
+def test_a_spectrum_that_float32_cannot_hold_is_left_out(tmp_path: Path) -> None:
+    files = write_survey(tmp_path / "survey", 3, 100)
+    Path(files[1]).write_text(json.dumps({"seed": 1, "rows": 100, "norm": 1e39}))
+    done = prepare(tmp_path / "root", Tiny(), files)
+    assert sum(done.rows.values()) == 299
+    (failure,) = done.failures
+    assert failure.source.endswith("20260102, 'f1')")
+    assert "float32" in failure.message
+    assert sum(len(read_back(tmp_path / "root", split)) for split in done.rows) == 299
 
 
 def test_strict_stops_at_the_first_and_keeps_what_is_done(tmp_path: Path) -> None:

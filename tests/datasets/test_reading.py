@@ -19,6 +19,7 @@ from stores import public_bucket
 from spender_core.batch import SpectrumBatch
 from spender_core.datasets.layout import SPLITS, split_of
 from spender_core.datasets.reading import Dataset
+from spender_core.datasets.shards import write_dataset
 from spender_core.errors import FileError, InputError, SpenderError
 from spender_core.line_spread import BandedLSF, GaussianLSF
 
@@ -73,9 +74,15 @@ def test_rows_are_read_in_the_order_asked_for(made: tuple[Path, SpectrumBatch]) 
     assert same(dataset.read("train", rows), of_split(made[1], "train")[rows])
 
 
-@pytest.mark.parametrize("rows", [[-1], [COUNT], []])
+def test_a_mask_chooses_rows(made: tuple[Path, SpectrumBatch]) -> None:
+    dataset = Dataset(made[0], Tiny())
+    mask = np.random.default_rng(2).random(dataset.rows("train")) < 0.01
+    assert same(dataset.read("train", mask), of_split(made[1], "train")[np.flatnonzero(mask)])
+
+
+@pytest.mark.parametrize("rows", [[-1], [COUNT], [], [1.9], [True, False]])
 def test_rows_that_are_not_there_are_refused(
-    made: tuple[Path, SpectrumBatch], rows: list[int]
+    made: tuple[Path, SpectrumBatch], rows: list[Any]
 ) -> None:
     with pytest.raises(InputError, match="rows must be whole numbers from 0"):
         Dataset(made[0], Tiny()).read("train", rows)
@@ -206,6 +213,25 @@ def test_damaged_pages_are_told_with_their_shard(copied: Path) -> None:
         dataset.read("train")
 
 
+def test_flipped_bits_never_change_what_is_read(few: tuple[Path, SpectrumBatch]) -> None:
+    """Each page has a checksum: flipped bits are told, or they lie where nothing is read."""
+    shard = few[0] / "data" / "train-00000.parquet"
+    whole, expected = shard.read_bytes(), of_split(few[1], "train")
+    random, told = np.random.default_rng(0), 0
+    try:
+        for place in random.integers(0, len(whole), 150).tolist():
+            content = bytearray(whole)
+            content[place] ^= 1 << int(random.integers(8))
+            shard.write_bytes(content)
+            try:
+                assert same(Dataset(few[0], Tiny()).read("train"), expected), place
+            except FileError:
+                told += 1
+    finally:
+        shard.write_bytes(whole)
+    assert told > 100
+
+
 def test_no_damage_escapes_as_an_error_of_pyarrow(copied: Path) -> None:
     """Bytes anywhere in a shard are overwritten; every error is one of ours."""
     shard = copied / "data" / "train-00001.parquet"
@@ -244,8 +270,26 @@ def test_values_that_cannot_be_are_damage(tmp_path: Path) -> None:
 def test_a_shard_of_another_dataset_is_named(copied: Path, tmp_path: Path) -> None:
     other, _ = written(tmp_path / "other", 100, lsf="gaussian")
     shutil.copy(other / "data" / "train-00000.parquet", copied / "data" / "train-00001.parquet")
+    with pytest.raises(FileError, match=r"train-00001\.parquet.*dataset\.json says"):
+        Dataset(copied, Tiny())
+    (copied / "dataset.json").unlink()
     with pytest.raises(FileError, match=r"train-00001\.parquet does not belong"):
         Dataset(copied, Tiny())
+
+
+def test_an_id_that_is_missing_is_damage(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root, _ = written(tmp_path, 50)
+    shard = root / "data" / "train-00000.parquet"
+    table = pq.read_table(shard)
+    values = [None, *table.column("id").to_pylist()[1:]]
+    place = table.schema.get_field_index("id")
+    pq.write_table(table.set_column(place, "id", pa.array(values, pa.int64())), shard)
+    (root / "dataset.json").unlink()
+    with pytest.raises(FileError, match=r"train-00000\.parquet is damaged.*id has missing"):
+        Dataset(root, Tiny()).read("train")
 
 
 # -- which dataset it is --------------------------------------------------------------------
@@ -260,6 +304,10 @@ def test_a_fingerprint_tells_datasets_apart(
     # as many spectra, but others
     others, _ = written(tmp_path / "others", 200, first=200)
     assert Dataset(others, Tiny()).fingerprint != Dataset(few[0], Tiny()).fingerprint
+    # the same sizes, but other values
+    mirrored = few[1].replace(ivar=few[1].ivar.flip(0))
+    write_dataset(str(tmp_path / "mirrored"), [mirrored], Tiny())
+    assert Dataset(tmp_path / "mirrored", Tiny()).fingerprint != Dataset(few[0], Tiny()).fingerprint
 
 
 # -- elsewhere ------------------------------------------------------------------------------

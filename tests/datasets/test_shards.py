@@ -143,6 +143,29 @@ def test_spectra_that_do_not_fit_are_refused(
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"norm": 1e-46}, {"norm": 1e39}, {"z": -1 + 1e-9}, {"zerr": 1e39}],
+    ids=str,
+)
+def test_values_that_float32_cannot_hold_are_refused_by_name(
+    tmp_path: Path, changes: dict[str, float]
+) -> None:
+    batch = spectra(50)
+    for name, value in changes.items():
+        column = torch.ones(50, dtype=torch.float64)
+        column[17] = value
+        batch = batch.replace(**{name: column})
+    with pytest.raises(InputError, match=r"1 spectra have values.*float32.*\(17, "):
+        write_dataset(str(tmp_path), [batch], Tiny())
+    assert contents(tmp_path) == {}
+
+
+def test_an_infinite_error_is_no_overflow(tmp_path: Path) -> None:
+    write_dataset(str(tmp_path), [spectra(50, zerr=torch.full((50,), torch.inf))], Tiny())
+    assert verify(str(tmp_path)) == []
+
+
 def test_whatever_fails_on_the_way_leaves_no_half_shard(
     tmp_path: Path, many: SpectrumBatch
 ) -> None:
@@ -199,7 +222,9 @@ def test_without_a_manifest_shards_are_decoded(tmp_path: Path, many: SpectrumBat
         verify(str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"format": 9}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b'{"format": 9}', b"\xff", b"[" * 100_000, b'{"format": 1e999}']
+)
 def test_a_damaged_manifest_is_a_file_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "dataset.json").write_bytes(content)
     with pytest.raises(FileError, match=r"dataset\.json"):

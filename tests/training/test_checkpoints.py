@@ -41,6 +41,15 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "best.json").read_text()) == {"step": 20, "loss": 0.5}
 
 
+def test_a_best_one_that_is_gone_is_not_named(tmp_path: Path) -> None:
+    some = Checkpoints(tmp_path, keep=1)
+    some.save(1, write)
+    some.mark_best(1, 0.5)
+    some.best = None  # as in the next phase
+    some.save(2, write)
+    assert names(tmp_path) == ["step-00000002"]
+
+
 def test_there_is_none_where_there_is_no_folder(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "nowhere").newest() is None
 
@@ -64,6 +73,12 @@ def alter(path: Path) -> None:
         ("inside/state.json", alter, r"inside/state\.json was altered|has"),
         (MANIFEST, truncate, r"manifest\.json cannot be read"),
         (MANIFEST, Path.unlink, r"manifest\.json is missing"),
+        (MANIFEST, lambda path: path.write_text('{"format": 1, "files": {}}'), "names no files"),
+        (
+            MANIFEST,
+            lambda path: path.write_text('{"format": 1, "files": {"../../etc/passwd": {}}}'),
+            "which is not in the checkpoint",
+        ),
         (MANIFEST, lambda path: path.write_text("[]"), r"manifest\.json cannot be read"),
         (MANIFEST, lambda path: path.write_text('{"format": 9}'), "format 9, this version reads 1"),
     ],

@@ -21,6 +21,7 @@ from spender_core import losses
 from spender_core.datasets import augment as augmenting
 from spender_core.datasets import sparse_noise
 from spender_core.datasets.augment import Augmentation, UniformRedshift, augment_spectra
+from spender_core.datasets.reobserving import reobserve_spectra
 from spender_core.datasets.sparse_noise import add_dense_noise, add_noise, highest
 from spender_core.ops import eager
 from spender_core.ops.lsf import banded, convolve_gaussian, gaussian
@@ -106,6 +107,29 @@ def test_a_stretch_is_masked_alike(elsewhere: Elsewhere) -> None:
     for seed, theirs in enumerate(expected):
         for ours, other in zip(made(seed), theirs, strict=True):
             assert torch.equal(ours, other)
+
+
+def test_spectra_are_observed_again_alike(elsewhere: Elsewhere) -> None:
+    """Without noise, they are the same; with it, it hits what it may, and gaps stay."""
+    flux, ivar, z = spectra(Near())
+
+    def made(noise: float) -> list[Tensor]:
+        settings = Augmentation(UniformRedshift(0.0, 0.1), noise=noise, mask=0.1)
+        generator = torch.Generator().manual_seed(6)
+        seen = reobserve_spectra(flux, ivar, z, WAVE, generator, settings, check=False)
+        return [seen.flux, seen.ivar, seen.z, seen.gaps]
+
+    expected = made(0)
+    elsewhere()
+    for ours, theirs in zip(made(0), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    noisy = made(0.2)
+    hit = noisy[0] - expected[0] != 0
+    assert 0.15 < float(hit[expected[1] > 0].double().mean()) < 0.25
+    assert not hit[expected[1] == 0].any()
+    assert bool((noisy[1][hit] < expected[1][hit]).all())
+    assert torch.equal(noisy[3], expected[3])
+    assert bool(expected[3].any())
 
 
 @pytest.mark.parametrize("with_valid", [False, True])

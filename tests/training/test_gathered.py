@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ def test_losses_are_there(found: list[dict[str, Any]]) -> None:
     values = found[0]["all, restframe"]["values"]
     assert all(float(values[key]) > 0.01 for key in ("fidelity", "similarity", "consistency"))
     assert float(found[0]["all, data"]["values"]["similarity"]) > 0.01
+
+
+def test_gaps_change_the_consistency(found: list[dict[str, Any]]) -> None:
+    """So that those of each process are filled with its own reconstructions."""
+    unfilled = replace(CASES["filled gaps"], gaps=False)
+    values = (
+        one["values"]["consistency"] for one in (found[0]["filled gaps"], ranks.run(unfilled))
+    )
+    assert not torch.isclose(*values, rtol=1e-3)
 
 
 def test_every_process_learns_of_a_bad_spectrum(found: list[dict[str, Any]]) -> None:

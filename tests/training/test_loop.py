@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -164,6 +165,10 @@ def test_a_phase_without_progress_ends_early_with_its_best_weights(trainer: Run)
         torch.equal(value, kept[f"model.{name}"]) for name, value in loaded.state_dict().items()
     )
     assert result.card.evaluation["validation"]["loss"] == pytest.approx(best["loss"])
+    (phase,) = result.card.training["phases"]
+    assert phase["steps"] == one.state.step
+    assert phase["weights_of_step"] == best["step"]
+    assert phase["ended_early"]
 
 
 def test_a_spectrum_without_a_finite_loss_is_named(trainer: Run, tmp_path: Path) -> None:
@@ -194,6 +199,50 @@ def test_a_spectrum_without_a_finite_loss_is_named(trainer: Run, tmp_path: Path)
     ):
         rare.run()
     assert len(noted.seen) < first + 4
+
+
+def test_a_validation_that_is_no_number_names_its_spectrum(trainer: Run, tmp_path: Path) -> None:
+    batch = chosen(Red())
+    assert batch.ids is not None
+    row = int(np.flatnonzero(split_of(batch.ids, Red()) == "validation")[5])
+    batch.flux[row] = 3e30
+    write_dataset(str(tmp_path / "bad"), [batch], Red())
+    one = trainer("engine.validate_every=2", data={"red": str(tmp_path / "bad")})
+    number = batch.ids["OBJECT"][row]
+    with pytest.raises(NonFiniteError, match=rf"validation .* after step 2: .*red {number}\."):
+        one.run()
+    assert not (one.output / "one.safetensors").exists()
+
+
+def test_the_card_names_a_parent_but_not_where_it_lies(trainer: Run, tmp_path: Path) -> None:
+    parent = trainer(output="private").run()
+    setting = f'model.parent="{parent.path}"'
+    child = trainer(setting, 'name="child"', output="child").run()
+    assert child.card.parent == "one"
+    assert child.card.training["parent_sha256"] == parent.card.sha256
+    assert "private" not in child.card.model_dump_json()
+
+
+def test_a_checkpoint_that_lacks_something_is_passed_over(trainer: Run) -> None:
+    trainer("engine.checkpoint_every=2").run()
+    checkpoints = Checkpoints(trainer(resume=True).output / "checkpoints")
+    last, before = (checkpoints.path(step) for step in (6, 4))
+    state = json.loads((before / "training.json").read_text())
+    del state["state"]["step"], state["circumstances"]["recipe"]
+    altered(before, "training.json", json.dumps(state).encode())
+    altered(last, "random_states_0.pkl", b"nothing")
+    with pytest.warns(CheckpointWarning, match=r"step-00000006 is damaged.*step-00000002") as told:
+        trainer("engine.checkpoint_every=2", resume=True).run()
+    assert any("step-00000004 is damaged: it cannot be read" in str(one.message) for one in told)
+
+
+def altered(checkpoint: Path, name: str, content: bytes) -> None:
+    """Change a file and what the manifest says of it."""
+    (checkpoint / name).write_bytes(content)
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    digest = hashlib.sha256(content).hexdigest()
+    manifest["files"][name] = {"bytes": len(content), "sha256": digest}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_a_training_that_diverges_says_so(trainer: Run) -> None:

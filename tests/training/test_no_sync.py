@@ -32,6 +32,7 @@ from spender_core.datasets.augment import (
     UniformRedshift,
     augment_spectra,
 )
+from spender_core.datasets.reobserving import reobserve_spectra
 from spender_core.interfaces import Instrument, Model
 from spender_core.line_spread import BandedLSF, GaussianLSF
 from spender_core.ops.normalize import normalization
@@ -98,6 +99,7 @@ def step(
     generator: torch.Generator,
     lsf: str | None = None,
     rule: RedshiftRule | None = RULE,
+    filled: bool = False,
 ) -> tuple[Losses, Callable[[], Losses]]:
     """Run a step once, so that tables are where they are needed; return it, ready to run again."""
     settings = Augmentation(rule, noise=0.05, mask=0.1)
@@ -111,8 +113,13 @@ def step(
     def again() -> Losses:
         inputs = {}
         for name, (flux, ivar, z, spread) in here.items():
-            aug = augment_spectra(flux, ivar, z, WAVES[name], generator, settings, check=False)
-            inputs[name] = Inputs(flux, ivar, z, spread, aug[0], aug[1])
+            given = (flux, ivar, z, WAVES[name], generator, settings)
+            if filled:
+                seen = reobserve_spectra(*given, check=False)
+                aug = (seen.flux, seen.ivar, seen.z, seen.gaps)
+            else:
+                aug = augment_spectra(*given, check=False)[:2]
+            inputs[name] = Inputs(flux, ivar, z, spread, *aug)
         losses: Losses = objective(inputs, ALL, {"near": 2.0})
         losses.total.backward()
         return losses
@@ -162,6 +169,17 @@ def test_augmentation(rule: RedshiftRule | None) -> None:
     assert watched(again, "meta").found == []
 
 
+@pytest.mark.parametrize(
+    ("normalize", "kind"), [(False, None), (True, "gaussian"), (True, "banded")]
+)
+def test_filling_of_gaps(normalize: bool, kind: str | None) -> None:
+    model = weighted(*INSTRUMENTS, dtype=torch.float32, lsf_taps={"near": 5}).to("meta")
+    model.uses_lsf = kind is not None
+    objective = Objective(model, LossConfig(normalize=normalize))
+    _, again = step(objective, "meta", Anywhere(), kind, filled=True)
+    assert watched(again, "meta").found == []
+
+
 def test_line_spread_functions_move_unseen() -> None:
     for kind in ("gaussian", "banded"):
         lsf = lsf_of(kind, Near(), 3)
@@ -195,14 +213,16 @@ def test_what_would_wait_is_seen() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("filled", [False, True])
 @pytest.mark.parametrize("form", ["restframe", "data"])
 @pytest.mark.parametrize("name", MODELS)
-def test_on_a_gpu(name: str, form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu(name: str, form: Any, filled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the fused kernels, and with torch's own watch over all that waits."""
     monkeypatch.delenv("SPENDER_BACKEND")
     model = MODELS[name]().to("cuda", torch.float32)
     config = LossConfig(similarity=3, similarity_form=form, consistency=1, normalize=True)
-    first, again = step(Objective(model, config), "cuda", torch.Generator("cuda"))
+    generator = torch.Generator("cuda")
+    first, again = step(Objective(model, config), "cuda", generator, filled=filled)
     torch.cuda.set_sync_debug_mode("error")
     try:
         again()

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from safetensors import safe_open
 from torch import Tensor
-from trainees import Trainees, write_data
+from trainees import Trainees
 
 from spender_core.training.checkpoints import Checkpoints
 
 KILLS = 20
 TIMES = ("seconds", "spectra_per_s", "waiting", "sha256")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data, and a recipe."""
-    made = tmp_path_factory.mktemp("data")
-    write_data(made)
-    return made
-
-
-@pytest.fixture(scope="module")
-def trainees() -> Iterator[Trainees]:
-    with Trainees() as made:
-        yield made
 
 
 def weights(path: Path) -> dict[str, Tensor]:
@@ -49,13 +33,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_weights(
-    tmp_path: Path, folder: Path, trainees: Trainees
+    tmp_path: Path, folder: Path, trainees: Trainees, whole: tuple[Path, float]
 ) -> None:
     """kill -9, 20 times; a training that gets to its end is followed by another one."""
     recipe = folder / "recipe.toml"
-    whole = tmp_path / "whole"
-    longest = trainees.run(recipe, whole, folder, "quiet")
-    expected = weights(whole / "small.safetensors")
+    undisturbed, longest = whole
+    expected = weights(undisturbed / "small.safetensors")
     chance = random.Random(5)
     kills, resumed, chain = 0, 0, 0
     while kills < KILLS:
@@ -73,7 +56,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(
         found = weights(output / "small.safetensors")
         assert found.keys() == expected.keys()
         assert [name for name in found if not found[name].equal(expected[name])] == []
-        assert lines(output / "log.jsonl") == lines(whole / "log.jsonl")
+        assert lines(output / "log.jsonl") == lines(undisturbed / "log.jsonl")
         assert not list((output / "checkpoints").glob(".*"))
         chain += 1
     assert resumed > KILLS / 3
