@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from spender_core import registry
+from spender_core.archives.writing import file_sha256
 from spender_core.errors import InputError, SpenderError, SpenderWarning, UnknownNameError
 from spender_core.interfaces import Instrument, Model
 from spender_core.plugins.manager import import_target
@@ -217,7 +219,8 @@ def described(parent: str) -> dict[str, str]:
     """Return the name and the sha256 of a parent, which tell nothing of where it lies."""
     _, source = registry.load(parent)
     card: Any = source.card
-    return {"name": card.name, "sha256": card.sha256}
+    digest = file_sha256(Path(parent)) if Path(parent).is_file() else card.sha256
+    return {"name": card.name, "sha256": digest}
 
 
 _SAME_GRID = 0.01

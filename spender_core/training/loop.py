@@ -19,7 +19,7 @@ from spender_core.training.checkpoints import Checkpoints, damage
 from spender_core.training.checks import check, open_datasets
 from spender_core.training.config import Recipe
 from spender_core.training.feeding import Fed
-from spender_core.training.guilty import accusation, accused, listed
+from spender_core.training.guilty import accusation, accused
 from spender_core.training.monitor import CURVES, Monitor, draw_curves
 from spender_core.training.result import Result, describe, publish
 from spender_core.training.running import Running, Setting, make_accelerator, make_stream
@@ -295,20 +295,6 @@ class Trainer:
         )
         raise NonFiniteError(f"{text}. The last checkpoint{last}")
 
-    def _refuse_validation(self) -> None:
-        """Raise, naming the validation spectra whose loss is no number."""
-        from accelerate.utils import gather_object
-
-        self._running.close()
-        self._running.return_weights()
-        bad = gather_object(self._running.accused()[0])
-        which = f"that of {listed(bad)}" if bad else "though that of no spectrum alone is"
-        raise NonFiniteError(
-            f"the loss of the validation spectra is NaN or infinite after step {self.state.step}: "
-            f"{which}. Look at these spectra; leave them out of the dataset, or by `reject` or "
-            "`z_range` of the recipe"
-        )
-
     def _validate(self) -> bool:
         """Tell how the model fares on the validation splits; return whether that is the best."""
         from accelerate.utils import broadcast_object_list
@@ -316,7 +302,7 @@ class Trainer:
         # figures of two devices may differ in a last digit, and all must decide alike
         (figures,) = broadcast_object_list([self._running.validate()])
         if not math.isfinite(figures["loss"]):
-            self._refuse_validation()
+            self._running.refuse_validation(self.state.step)
         self.state.figures = figures
         better = self._progress.better(figures["loss"], self.state.step)
         self._monitor.write(

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from spender_core.datasets.stream import Selection, Stream
-from spender_core.errors import InputError
+from spender_core.errors import InputError, NonFiniteError
 from spender_core.interfaces import Model
 from spender_core.training.averaging import Average
 from spender_core.training.building import parts
 from spender_core.training.config import Phase, Recipe
 from spender_core.training.feeding import Fed, Feed, Home
-from spender_core.training.guilty import accused
+from spender_core.training.guilty import accused, listed
 from spender_core.training.objective import Losses, Objective, Weights
 from spender_core.training.planning import PhasePlan
 from spender_core.training.ramps import positive
@@ -244,9 +244,24 @@ class Running:
         losses: Losses = made[1] if self._shared else made
         return losses
 
-    def accused(self) -> tuple[list[str], list[str]]:
-        """Return the validation spectra whose loss is no number, and all of them."""
-        return accused(self._setting.model, *self._validation.places())
+    def refuse_validation(self, step: int) -> None:
+        """Raise, naming the validation spectra whose loss is no number.
+
+        Raises:
+            NonFiniteError: Always.
+        """
+        from accelerate.utils import gather_object
+
+        self.close()
+        self.return_weights()
+        bad, _ = accused(self._setting.model, *self._validation.places())
+        bad = gather_object(bad)
+        which = f"that of {listed(bad)}" if bad else "though that of no spectrum alone is"
+        raise NonFiniteError(
+            f"the loss of the validation spectra is NaN or infinite after step {step}: {which}. "
+            "Look at these spectra; leave them out of the dataset, or by `reject` or `z_range` of "
+            "the recipe"
+        )
 
     def rates(self) -> dict[str, float]:
         """Return the learning rate of each part in the next step."""

@@ -168,5 +168,6 @@ def fault(folder: Path) -> str | None:
         for name in random:  # accelerate goes on without them if it cannot read them
             load(folder / name)
     except Exception as error:
-        return f"it cannot be read ({type(error).__name__}: {error})"
+        reason = (str(error).splitlines() or [""])[0]
+        return f"it cannot be read ({type(error).__name__}: {reason})"
     return None

@@ -17,12 +17,16 @@ from spender_core.errors import InputError
         "phases.0.eps=1e-300",
         "phases.0.clip=1e-320",
         "phases.0.ema=0.9999999999999999",
-        'phases.0.name="a\\u001b[31m"',
     ],
 )
 def test_what_cannot_be_held_is_refused(setting: str) -> None:
     with pytest.raises(InputError):
         recipe(setting, text=ONE)
+
+
+def test_a_name_that_would_colour_a_terminal_is_refused() -> None:
+    with pytest.raises(InputError, match="printable"):
+        recipe(text=ONE.replace('name = "only"', 'name = "a\\u001b[31m"'))
 
 
 def test_the_order_of_instruments_is_part_of_what_is_learned() -> None:
