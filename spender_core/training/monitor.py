@@ -312,7 +312,7 @@ def _draw_rates(axes: Any, looks: Sequence[Mapping[str, Any]]) -> None:
     axes.set_ylabel("learning rate")
     if curves:
         highest = max(rate for points in curves for _, rate in points)
-        axes.set_ylim(0, 1.35 * highest or None)  # with room for the legend
+        axes.set_ylim(0, 1.6 * highest or None)  # with room for the legend and names of phases
         axes.legend(loc="upper right", ncols=len(curves))
 
 
@@ -323,7 +323,7 @@ def _draw_phases(axes: Any, looks: Sequence[Mapping[str, Any]], named: bool) -> 
     begins = {line.get("phase"): line["step"] for line in reversed(looks)}
     for phase, step in begins.items() if named and len(begins) > 1 else ():
         at = axes.get_xaxis_transform()
-        axes.text(step, 0.94, f" {phase}", transform=at, va="top", clip_on=True)
+        axes.text(step, 0.8, f" {phase}", transform=at, va="top", clip_on=True)
     for before, after in itertools.pairwise(looks):
         if before.get("phase") != after.get("phase"):
             axes.axvline(before["step"], color=Colours.ZERO, linestyle=(0, (2, 2)), linewidth=0.8)
