@@ -180,6 +180,11 @@ def test_without_pyarrow_it_says_what_to_install(
     assert_one_line(ran, "pyarrow", "spender-core[parquet]")
 
 
+def _heed() -> None:
+    """Heed Ctrl-C, which a shell lets processes in the background ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupted_it_says_how_to_go_on(write_coadd: Write, tmp_path: Path) -> None:
     """Ctrl-C ends it with 130; the same command goes on."""
     coadd = write_coadd(tmp_path / "coadd-x.fits")
@@ -188,7 +193,9 @@ def test_interrupted_it_says_how_to_go_on(write_coadd: Write, tmp_path: Path) ->
     files = [str(tmp_path / f"coadd-{number}.fits") for number in range(3000)]
     for file in files:
         Path(file).symlink_to(coadd)
-    with subprocess.Popen([*command, *files], stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        [*command, *files], stderr=subprocess.PIPE, text=True, preexec_fn=_heed
+    ) as running:
         while not root.exists():
             assert running.poll() is None
         running.send_signal(signal.SIGINT)
