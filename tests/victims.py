@@ -104,7 +104,7 @@ def spender(*arguments: str) -> None:
 
 
 def prepare(*arguments: str) -> None:
-    from tiny_survey import prepare
+    from pixel_survey import prepare
 
     prepare(*arguments)
 

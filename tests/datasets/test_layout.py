@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_survey import OFFSETS, PIXELS, Tiny, TinyLoader
+from pixel_survey import OFFSETS, PIXELS, Tiny, TinyLoader
 
 from spender_core import registry
 from spender_core.batch import Flag, SpectrumBatch

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny_survey import Tiny, TinyLoader, contents, write_survey
+from pixel_survey import Tiny, TinyLoader, contents, write_survey
 
 from spender_core import registry
 from spender_core.batch import SpectrumBatch

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from disk_states import interrupted_at, states, traced
-from tiny_survey import Tiny, contents, write_survey
+from pixel_survey import Tiny, contents, write_survey
 
 from spender_core.datasets.layout import SPLITS
 from spender_core.datasets.prepare import prepare

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pixel_survey import Tiny, TinyLoader, contents, write_survey
 from stores import public_bucket
-from tiny_survey import Tiny, TinyLoader, contents, write_survey
 from victims import Victims, moments
 
 from spender_core import registry

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny_survey import PIXELS, Tiny, TinyLoader, contents, write_survey
+from pixel_survey import PIXELS, Tiny, TinyLoader, contents, write_survey
 
 from spender_core import registry
 from spender_core.batch import SpectrumBatch
@@ -252,7 +252,7 @@ def test_gaussian_lsfs_come_back(tmp_path: Path) -> None:
 FULL = """
 import subprocess, sys
 from pathlib import Path
-from tiny_survey import Tiny, contents
+from pixel_survey import Tiny, contents
 from spender_core.datasets.manifest import verify
 from spender_core.datasets.prepare import prepare
 from spender_core.errors import SpenderError
@@ -301,7 +301,7 @@ def test_without_permission_the_folder_is_named(tmp_path: Path) -> None:
     files = write_survey(tmp_path / "survey", 1, 10)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
-    code = f"import tiny_survey; tiny_survey.prepare({str(closed / 'root')!r}, {str(Path(files[0]).parent)!r})"
+    code = f"import pixel_survey; pixel_survey.prepare({str(closed / 'root')!r}, {str(Path(files[0]).parent)!r})"
     env = ["env", f"PYTHONPATH={Path(__file__).parents[1]}", sys.executable, "-c", code]
     ran = subprocess.run([*command, *env], capture_output=True, text=True)
     assert ran.returncode == 1

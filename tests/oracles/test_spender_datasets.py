@@ -162,7 +162,7 @@ def test_the_hash_is_spenders(numbers: list[int]) -> None:
 
 def test_row_groups_and_shards_are_cut_as_spender_cuts_them(tmp_path: Path) -> None:
     """In a dataset of more than one shard, of an instrument with few pixels."""
-    from tiny_survey import PIXELS, Tiny, TinyLoader
+    from pixel_survey import PIXELS, Tiny, TinyLoader
 
     count, rng = 13_000, np.random.default_rng(0)
     ids = np.zeros(count, dtype=TinyLoader.id_dtype)
