@@ -10,6 +10,10 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 
 class SpenderError(Exception):
@@ -129,3 +133,11 @@ class Failures(tuple[Failure, ...]):
 
     def __str__(self) -> str:
         return "\n".join(map(str, self))
+
+    def table(self) -> Table:
+        """Return an astropy Table with the columns source, error and message."""
+        from astropy.table import Table
+
+        names = ("source", "error", "message")
+        columns = [[getattr(failure, name) for failure in self] for name in names]
+        return Table(columns, names=names, dtype=("U", "U", "U"))

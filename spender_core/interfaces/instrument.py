@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,27 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from spender_core.archives.location import redacted
 from spender_core.batch import Flag, SpectrumBatch, all_finite
-from spender_core.errors import (
-    Failure,
-    Failures,
-    FileError,
-    InputError,
-    MissingFileError,
-    NoSpectraError,
-    OfflineError,
-    PartialReadWarning,
-    PluginError,
-    SpenderError,
-)
+from spender_core.errors import InputError, NoSpectraError, PluginError, SpenderError
 from spender_core.grid import Grid
 from spender_core.interfaces.arrays import from_specutils, numbers, onto_grid
+from spender_core.interfaces.asked import are_paths, listed, paths_of, root_of
 from spender_core.interfaces.loader import Loader, Source, check_reads_lsf
+from spender_core.interfaces.reading import Asked, Reading, Report
 from spender_core.ops.normalize import NORM_WINDOW, normalization
 
 _CHUNK = 64
 """Spectra that are normalised together."""
-
-_PATHS = (str, bytes, os.PathLike)
 
 
 class Instrument(ABC):
@@ -96,6 +83,7 @@ class Instrument(ABC):
         quality: bool = True,
         strict: bool = False,
         lsf: bool = False,
+        progress: Report | None = None,
     ) -> SpectrumBatch:
         """Read spectra, by path or by id, masked and normalised.
 
@@ -104,7 +92,8 @@ class Instrument(ABC):
 
         Args:
             source: A path or URL, several of them, or several of the survey's ids: a list,
-                an array or any other iterable that has an order.
+                an array or any other iterable that has an order; or an astropy Table with
+                columns of ids, such as `query` returns.
             root: For ids: a copy of the archive (folder or URL) to read from instead
                 of the survey's own.
             release: For ids: the data release.
@@ -114,6 +103,7 @@ class Instrument(ABC):
             lsf: Read the line spread function of each spectrum too, into `lsf` of the batch.
                 Models need it whose card says `lsf` is "per_spectrum". For DESI it is 5 times as
                 large as the spectra, and otherwise not touched.
+            progress: Called with a `Progress` after each file.
 
         Returns:
             The spectra in the order asked for, float32, on the host.
@@ -125,52 +115,82 @@ class Instrument(ABC):
                 any of them if `strict`.
             NoSpectraError: No spectrum is left; the message says why.
         """
-        sources = self._sources(source, _root(root), release)
-        if lsf:
-            check_reads_lsf(self._reader())
-        parts, errors = self._parts(sources, strict or len(sources) == 1, lsf)
-        failures = Failures(
-            Failure(sources[i][0], type(error).__name__, str(error))
-            for i, error in sorted(errors.items())
-        )
-        if not parts:
-            raise _joint(failures, list(errors.values()))
-        if failures:
-            warnings.warn(
-                f"{len(failures)} of {len(sources)} sources could not be read; `failures` of the "
-                f"batch lists them. The first: {failures[0].message}",
-                PartialReadWarning,
-                stacklevel=2,
-            )
-        batch = SpectrumBatch.cat([parts.pop(i) for i in sorted(parts)])
-        batch = self.prepare(batch.replace(failures=failures) if failures else batch)
+        reading, sources = self._reading(source, root, release, strict, lsf, progress)
+        (part,) = reading.parts(sources)
+        batch = self.prepare(part.joined())
         return self._cut(batch) if quality else batch
 
-    def _parts(
-        self, sources: Sequence[tuple[str, Source]], strict: bool, lsf: bool
-    ) -> tuple[dict[int, SpectrumBatch], dict[int, SpenderError]]:
-        """Return what each source gave, or its error, by position; read each file once."""
-        files: dict[tuple[str, ...], list[int]] = {}
-        for position, (_, wanted) in enumerate(sources):
-            files.setdefault(wanted.urls, []).append(position)
-        parts: dict[int, SpectrumBatch] = {}
-        errors: dict[int, SpenderError] = {}
-        for urls, positions in files.items():
-            try:
-                loaded = self._load(urls, lsf)
-            except SpenderError as error:
-                if strict:
-                    raise
-                errors |= dict.fromkeys(positions, error)
+    def read_chunks(
+        self,
+        source: Any,
+        *,
+        size: int = 1024,
+        root: str | os.PathLike[str] | None = None,
+        release: str | None = None,
+        quality: bool = True,
+        strict: bool = False,
+        lsf: bool = False,
+        progress: Report | None = None,
+    ) -> Iterator[SpectrumBatch]:
+        """Read what `read` reads, some sources at a time, so that memory stays bounded.
+
+        Args:
+            source: As of `read`, and so are those below.
+            size: Sources of a chunk: ids, or files.
+            root: Where a copy of the archive is.
+            release: The data release, for ids.
+            quality: Apply the survey's quality cuts.
+            strict: Raise at the first source that cannot be read.
+            lsf: Read line spread functions too.
+            progress: Called with a `Progress` after each file.
+
+        Yields:
+            The spectra of each chunk, in the order asked for, with the `failures` of that chunk.
+            It is empty if none could be read, or none passes the quality cuts.
+
+        Raises:
+            InputError: As of `read`, before anything is read; or `size` is not positive.
+            FileError: A source cannot be read, and `strict` was asked for.
+        """
+        if size < 1:
+            raise InputError(f"size must be at least 1, not {size}")
+        reading, sources = self._reading(source, root, release, strict, lsf, progress, False)
+        return self._chunks(reading, sources, size, quality)
+
+    def _chunks(
+        self, reading: Reading, sources: Sequence[Asked], size: int, quality: bool
+    ) -> Iterator[SpectrumBatch]:
+        for part in reading.parts(sources, size):
+            if not part.batches:
+                yield self._none().replace(failures=part.failures)
                 continue
-            for position in positions:
-                try:
-                    parts[position] = _select(loaded, sources[position][1], urls)
-                except SpenderError as error:
-                    if strict:
-                        raise
-                    errors[position] = error
-        return parts, errors
+            batch = self.prepare(part.batch())
+            keep = (batch.flags & int(self.rejects if quality else 0)) == 0
+            yield batch if bool(keep.all()) else batch[keep]
+
+    def _none(self) -> SpectrumBatch:
+        """Return a batch of no spectra."""
+        nothing = torch.zeros(0, self.grid.size)
+        loader = self._reader()
+        ids = np.zeros(0, dtype=loader.id_dtype)
+        return SpectrumBatch(nothing, nothing, ids=ids, instrument=self)
+
+    def _reading(
+        self,
+        source: Any,
+        root: Any,
+        release: str | None,
+        strict: bool,
+        lsf: bool,
+        report: Report | None,
+        lone: bool = True,
+    ) -> tuple[Reading, list[Asked]]:
+        """Return how to read, and what; a lone source raises if it cannot be read."""
+        sources = self._sources(source, root_of(root), release)
+        loader = self._reader()
+        if lsf:
+            check_reads_lsf(loader)
+        return Reading(loader, lsf, strict or (lone and len(sources) == 1), report), sources
 
     def batch(
         self,
@@ -260,16 +280,11 @@ class Instrument(ABC):
         norms, used_rms = zip(*done, strict=True)
         return torch.cat(norms), torch.cat(used_rms)
 
-    def _sources(
-        self, source: Any, root: str | None, release: str | None
-    ) -> list[tuple[str, Source]]:
+    def _sources(self, source: Any, root: str | None, release: str | None) -> list[Asked]:
         """Return what to read, each with the name under which it was asked for."""
-        source = _listed(source)
-        if all(isinstance(entry, _PATHS) for entry in source):
-            paths = [str(os.fsdecode(path)) for path in source]  # no str of numpy
-            if "" in paths:
-                raise InputError("no path was given: it is empty; give the path or URL of a file")
-            return [(redacted(path), Source((path,))) for path in paths]
+        source = listed(source, self.loader)
+        if are_paths(source):
+            return [(redacted(path), Source((path,))) for path in paths_of(source)]
         loader = self._reader()
         try:
             places = loader.locate(source, root, release)
@@ -291,22 +306,6 @@ class Instrument(ABC):
             raise InputError(f"{self.name} reads no files; bring its spectra in with `batch`")
         return self.loader
 
-    def _load(self, urls: tuple[str, ...], lsf: bool) -> SpectrumBatch:
-        """Load the first of these files that exists."""
-        loader = self._reader()
-        for url in urls:
-            try:
-                loaded = loader.load_with_lsf(url) if lsf else loader.load(url)
-            except MissingFileError:
-                if len(urls) == 1:
-                    raise
-                continue
-            if lsf and loaded.lsf is None:
-                raise PluginError(f"{type(loader).__name__}.load_with_lsf gave no lsf")
-            return loaded
-        shown = ", ".join(map(redacted, urls))
-        raise MissingFileError(f"none of these files exists: {shown}; check the id and the root")
-
     def _cut(self, batch: SpectrumBatch) -> SpectrumBatch:
         keep = (batch.flags & int(self.rejects)) == 0
         if not bool(keep.any()):
@@ -320,68 +319,3 @@ class Instrument(ABC):
                 f"{'; ...' if len(batch) > 5 else ''}). Read with quality=False to get them all"
             )
         return batch if bool(keep.all()) else batch[keep]
-
-
-def _listed(source: Any) -> list[Any]:
-    """Return the paths or ids of what `read` was given, in order."""
-    if isinstance(source, np.ndarray) and source.ndim == 0:
-        source = source[()]
-    if isinstance(source, (*_PATHS, np.void)) or _is_one_id(source):
-        return [source]
-    if isinstance(source, (Set, Mapping)):
-        raise InputError(
-            f"a {type(source).__name__} has no order to return spectra in; give a list"
-        )
-    try:
-        entries = [] if isinstance(source, io.IOBase) else list(source)
-    except TypeError:
-        entries = []
-    if not entries:
-        raise InputError(
-            f"nothing to read in {source!r:.60}: give a path, a list of paths, or a list of ids"
-        )
-    return entries
-
-
-def _root(root: Any) -> str | None:
-    if root is None:
-        return None
-    if not isinstance(root, (str, os.PathLike)) or not os.fspath(root):
-        raise InputError(
-            f"root must be the folder or URL of a copy of the archive, not {root!r:.60}; leave it "
-            "out for the survey's own"
-        )
-    return str(os.fsdecode(root))
-
-
-def _is_one_id(source: Any) -> bool:
-    """A tuple is one id, unless it holds ids or nothing but paths."""
-    parts = (str, os.PathLike)
-    return (
-        isinstance(source, tuple)
-        and len(source) > 0
-        and not all(isinstance(part, parts) for part in source)
-        and not any(isinstance(part, (tuple, list, np.void)) for part in source)
-    )
-
-
-def _select(loaded: SpectrumBatch, source: Source, urls: Sequence[str]) -> SpectrumBatch:
-    if not source.rows:
-        return loaded
-    keep = np.ones(len(loaded), dtype=bool)
-    for name, value in source.rows.items():
-        keep &= loaded.ids[name] == value
-    if not keep.any():
-        wanted = ", ".join(f"{name} {value}" for name, value in source.rows.items())
-        raise MissingFileError(f"{redacted(urls[0])} holds no spectrum with {wanted}")
-    return loaded[keep]
-
-
-def _joint(failures: Failures, errors: Sequence[SpenderError]) -> SpenderError:
-    """Return one error for sources of which none could be read: of their class if it is one."""
-    kinds = {type(error) for error in errors}
-    kind = kinds.pop() if len(kinds) == 1 else FileError
-    listing = "; ".join(failure.message for failure in failures[:5])
-    more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
-    text = f"none of {len(failures)} sources could be read: {listing}{more}"
-    return kind(text) if kind in (MissingFileError, OfflineError, InputError) else FileError(text)

@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spender_core.archives.opening import reading
 from spender_core.batch import SpectrumBatch
-from spender_core.errors import InputError
+from spender_core.errors import InputError, SpenderError
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class FileConditions:
     seams: tuple[float, ...] = ()
 
 
-def _guarded(method: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+def _guarded(method: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method that raises nothing but a SpenderError, which names the file."""
 
     @wraps(method)
-    def guarded(self: Any, url: str) -> Any:
+    def guarded(self: Any, url: str, *more: Any) -> Any:
         with reading(url):
-            return method(self, url)
+            return method(self, url, *more)
 
     return guarded
 
@@ -69,15 +69,20 @@ class Loader(ABC):
 
     Masking of sky lines, normalisation and quality cuts are done by `Instrument.read`.
 
-    Whatever `recognises`, `load`, `load_with_lsf` and `conditions` raise of a damaged file becomes a `FileError`
-    that names it, so an implementation need not foresee how files can be damaged.
+    Whatever `recognises`, `load`, `load_with_lsf`, `load_rows` and `conditions` raise of a damaged
+    file becomes a `FileError` that names it, so an implementation need not foresee how files can
+    be damaged.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in ("recognises", "load", "load_with_lsf", "conditions"):
+        for name in ("recognises", "load", "load_with_lsf", "load_rows", "conditions"):
             if name in vars(cls):
                 setattr(cls, name, _guarded(vars(cls)[name]))
+
+    whole: ClassVar[bool] = False
+    """Whether files are small, and all of each is needed: then remote ones are fetched whole,
+    many at a time, before `load` opens them."""
 
     dataset_columns: Mapping[str, str] = {}
     """Optional: which fields of the ids name an object, and their columns in a dataset, e.g.
@@ -129,6 +134,52 @@ class Loader(ABC):
             FileError: As of `load`; or the file does not tell the line spread function.
         """
         raise _no_lsf(self)
+
+    def load_rows(self, url: str, rows: Mapping[str, tuple[Any, ...]], lsf: bool) -> SpectrumBatch:
+        """Read only the spectra that ids ask for, so that little of a large file is moved.
+
+        Optional: without it the file is loaded, and rows are taken from it.
+
+        Args:
+            url: The file's path or URL.
+            rows: Id fields and the values that are wanted, e.g. {"TARGETID": (39627, 39628)};
+                a row is wanted if it has one of the values in each field.
+            lsf: Read what `load_with_lsf` reads.
+
+        Returns:
+            The wanted spectra, in the order of the file; ids that it lacks are just absent.
+
+        Raises:
+            FileError: As of `load` and `load_with_lsf`.
+        """
+        raise NotImplementedError
+
+    def load_many(
+        self, files: Sequence[Sequence[str]], lsf: bool
+    ) -> tuple[SpectrumBatch | None, list[slice | SpenderError]]:
+        """Read small files together, since a batch for each costs more than reading it.
+
+        Optional: without it `load` is called for each file.
+
+        Args:
+            files: For each, where it may be; the first place that exists is read.
+            lsf: Read what `load_with_lsf` reads.
+
+        Returns:
+            One batch of all that could be read, in order, None if nothing could; and for each
+            file which rows of it are its own, or the error of `load` for it.
+        """
+        raise NotImplementedError
+
+    @property
+    def loads_many(self) -> bool:
+        """Whether the loader has `load_many`."""
+        return type(self).load_many is not Loader.load_many
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether the loader has `load_rows`."""
+        return type(self).load_rows is not Loader.load_rows
 
     def locate(self, ids: Sequence[Any], root: str | None, release: str | None) -> list[Source]:
         """Return where in the survey's archive each id is.
