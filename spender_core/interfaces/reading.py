@@ -62,7 +62,7 @@ Report = Callable[[Progress], None]
 class Part:
     """What some consecutive sources gave: batches and errors by position in `sources`."""
 
-    sources: Sequence[Asked]
+    sources: list[Asked]
     batches: dict[int, SpectrumBatch] = field(default_factory=dict)
     errors: dict[int, SpenderError] = field(default_factory=dict)
 
@@ -144,21 +144,35 @@ class Reading:
         Raises:
             SpenderError: A source cannot be read, and `strict` was asked for.
         """
-        step = size or len(sources)
-        windows = [sources[first : first + step] for first in range(0, len(sources), step)]
+        windows = [list(sources)] if size is None else self._windows(sources, size)
         groups = [self._groups(window) for window in windows]
-        done = spectra = failed = 0
+        done = spectra = failed = held = 0
+        part = Part([])
         with closing(self._all_loaded([one for window in groups for one in window])) as loaded:
             for window, wanted in zip(windows, groups, strict=True):
-                part = Part(window)
+                first = len(part.sources)
+                part.sources += window
                 for group in wanted:
-                    spectra += self._deal(part, group, next(loaded))
+                    found = self._deal(part, first, group, next(loaded))
+                    held, spectra = held + found, spectra + found
                     done += sum(len(file.positions) for file in group)
                     if self.report is not None:
                         failures = failed + len(part.errors)
                         self.report(Progress(done, len(sources), spectra, failures))
-                failed += len(part.errors)
-                yield part
+                if size is None or max(len(part.sources), held) >= size or done == len(sources):
+                    failed += len(part.errors)
+                    yield part
+                    part, held = Part([]), 0
+
+    def _windows(self, sources: Sequence[Asked], size: int) -> list[list[Asked]]:
+        """Split sources into those that are dealt with together: some ids, or one large file."""
+        windows: list[list[Asked]] = []
+        for asked in sources:
+            large = not (asked[1].rows or self.loader.whole or self.loader.loads_many)
+            if not windows or len(windows[-1]) == size or large:
+                windows.append([])
+            windows[-1].append(asked)
+        return windows
 
     def _groups(self, sources: Sequence[Asked]) -> list[list[_File]]:
         """Return the files that sources want, those together that are loaded together."""
@@ -166,12 +180,15 @@ class Reading:
         step = TOGETHER if self.loader.loads_many else 1
         return [files[first : first + step] for first in range(0, len(files), step)]
 
-    def _deal(self, part: Part, group: Sequence[_File], loaded: _Loaded) -> int:
-        """Give each source what it wants of what was loaded; return how many spectra they got."""
+    def _deal(self, part: Part, first: int, group: Sequence[_File], loaded: _Loaded) -> int:
+        """Give each source what it wants of what was loaded; return how many spectra they got.
+
+        Positions in `group` count from `first`.
+        """
         taken: dict[int, NDArray[np.int64]] = {}
         errors: dict[int, SpenderError] = {}
         for file, rows in zip(group, loaded.rows, strict=True):
-            for position in file.positions:
+            for position in (first + place for place in file.positions):
                 if isinstance(rows, SpenderError):
                     errors[position] = rows
                     continue

@@ -171,6 +171,14 @@ def test_chunks_give_what_read_gives(mine: Any, size: int) -> None:
     assert torch.equal(torch.cat([chunk.flux for chunk in chunks]), whole.flux)
 
 
+def test_a_chunk_ends_once_it_holds_enough_spectra() -> None:
+    mine = shelf(Shelf)
+    chunks = mine.read_chunks([f"f{number}" for number in range(5)], size=8, quality=False)
+    assert [len(chunk) for chunk in chunks] == [10, 10, 5]
+    chunks = mine.read_chunks(["f0", "gone", "bad", "gone2", "f1"], size=3, quality=False)
+    assert [(len(chunk), len(chunk.failures)) for chunk in chunks] == [(5, 0), (0, 3), (5, 0)]
+
+
 def test_a_chunk_of_failures_alone_is_an_empty_batch(mine: Any) -> None:
     chunks = list(mine.read_chunks(["f0", "gone", "bad", "f1"], size=1, quality=False))
     assert [len(chunk) for chunk in chunks] == [5, 0, 0, 5]
