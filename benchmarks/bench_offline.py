@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from spender_core import registry
-from spender_core.archives import cache
+from spender_core.archives.downloads import cache
 from spender_core.archives.location import parse
 from spender_core.archives.writing import file_sha256
 

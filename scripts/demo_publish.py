@@ -14,7 +14,7 @@ import torch
 from demo_mocks import FILES, SNR, Z_RANGE, Mocks
 
 from spender_core import weights
-from spender_core.archives.opening import open_fits
+from spender_core.archives.fits.opening import open_fits
 from spender_core.batch import SpectrumBatch
 from spender_core.datasets.mock.observing import Observed
 from spender_core.evaluation.baseline import learn_pca

@@ -247,10 +247,10 @@ def push(
         message: What the commit is called.
         private: Whether a repository that is made for it is private.
 
-    Raises as `load`, and as `spender_core.archives.publishing.publish`.
+    Raises as `load`, and as `spender_core.archives.downloads.publishing.publish`.
     """
     from spender_core import weights
-    from spender_core.archives import publishing
+    from spender_core.archives.downloads import publishing
 
     upload = publishing.checked(pull(os.fspath(file)), load, weights.page)
     change = publishing.Change(revision, message, private)
@@ -287,7 +287,7 @@ def is_file(source: str) -> bool:
 
 def _local(source: str) -> Path:
     if source.startswith("hf:") or is_remote(source):
-        from spender_core.archives.download import fetch
+        from spender_core.archives.downloads.fetch import fetch
 
         return fetch(source)
     return Path(normal(source))
@@ -306,7 +306,7 @@ def _weights_of(card: ModelCard) -> Path:
         from spender_core.archives.packaged import packaged
 
         return packaged(card.weights, card.sha256, card.name)
-    from spender_core.archives.download import fetch
+    from spender_core.archives.downloads.fetch import fetch
 
     return fetch(card.weights, card.sha256, card.name, card.mirrors)
 

@@ -20,8 +20,12 @@ from spender_core.plugins.manager import Candidate, Discovery
 SETTINGS = (
     "HF_ENDPOINT",
     "HF_TOKEN",
+    "SPENDER_CACHE_SIZE",
+    "SPENDER_CONNECTIONS",
     "SPENDER_MIRRORS",
     "SPENDER_OFFLINE",
+    "SPENDER_ROOT_DESI",
+    "SPENDER_ROOT_SDSS",
     "SPENDER_SHARED_CACHE",
     "SPENDER_TIMEOUT",
     "http_proxy",
@@ -40,6 +44,7 @@ def spender_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SPENDER_HOME", str(home))
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SPENDER_CONFIG", os.devnull)
     return home
 
 

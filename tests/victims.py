@@ -86,7 +86,7 @@ def moments(count: int, longest: float) -> list[float]:
 
 
 def fetch(location: str, sha256: str) -> None:
-    from spender_core.archives.download import fetch
+    from spender_core.archives.downloads.fetch import fetch
 
     fetch(location, sha256)
 

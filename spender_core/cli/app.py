@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from spender_core.archives.location import redacted
+from spender_core.cli.finding import query, read
 from spender_core.cli.making import mock, prepare, push, train
-from spender_core.cli.options import SEEDS, All, Files, ModelOption, Refine
+from spender_core.cli.options import SEEDS, All, Files, ModelOption, Overwrite, Refine
 from spender_core.errors import SpenderError
 from spender_core.records import printable
 
@@ -38,17 +40,25 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; an error is one readable line, unless --debug is given."""
+    """Run the command line; an error is one readable line, unless --debug is given, anywhere."""
     _never_fail_to_print()
+    arguments, debug = _without_debug(sys.argv[1:])
     try:
-        app()
+        app(args=arguments)
     except Exception as error:
-        if "--debug" in sys.argv:
+        if debug:
             raise
         kind = "" if isinstance(error, SpenderError) else f"{type(error).__name__}: "
         hint = "" if isinstance(error, SpenderError) else " (spender --debug ... shows where)"
         print(f"spender: error: {_shown(f'{kind}{error}')}{hint}", file=sys.stderr)
         sys.exit(1)
+
+
+def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Return the arguments less --debug, which may stand anywhere before "--", and if it did."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [word for word in arguments[:end] if word != "--debug"]
+    return [*kept, *arguments[end:]], len(kept) < end
 
 
 def _shown(message: str) -> str:
@@ -120,7 +130,7 @@ def pull(
     pull(names or [], everything)
 
 
-store = typer.Typer(help="Look after the cache of weights.", no_args_is_help=True)
+store = typer.Typer(help="Look after the cache of weights and spectra.", no_args_is_help=True)
 app.add_typer(store, name="cache")
 
 
@@ -147,11 +157,12 @@ def cache_prune(
     forget: Annotated[
         bool, typer.Option("--forget", help="Forget their hashes too, and accept others.")
     ] = False,
+    data: Annotated[bool, typer.Option("--data", help="Remove all files of archives.")] = False,
 ) -> None:
     """Remove damaged files and leftovers of downloads, and the models that are named."""
     from spender_core.cli.cache import prune
 
-    prune(names or [], everything, forget)
+    prune(names or [], everything, forget, data)
 
 
 @store.command(name="size")
@@ -201,11 +212,12 @@ def encode(
         typer.Option(help="Table of the files that could not be read: .ecsv, .fits or .csv."),
     ] = None,
     refine: Refine = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Encode the spectra of files: latents and reduced chi square, to a table."""
     from spender_core.cli.encode import run
 
-    run(files, output, model, everything, device, failures, refine)
+    run(files, output, model, everything, device, failures, refine, overwrite)
 
 
 @app.command()
@@ -331,5 +343,5 @@ def evaluate(
     )
 
 
-for command in (mock, prepare, train, push):
+for command in (query, read, mock, prepare, train, push):
     app.command()(command)

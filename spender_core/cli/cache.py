@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spender_core import registry
-from spender_core.archives import cache
+from spender_core.archives.downloads import cache
 from spender_core.archives.location import parse, redacted
+from spender_core.archives.remote import keeping
 from spender_core.archives.writing import free_space
 from spender_core.cli.show import print_table
 from spender_core.errors import FileError, InputError, SpenderError, UnknownNameError
@@ -77,8 +78,11 @@ def verify() -> None:
     print(f"{len(held)} files, none of them damaged")
 
 
-def prune(names: Sequence[str], everything: bool, forget: bool) -> None:
-    """Remove leftovers and damaged files, and the models that are named, from the user's cache."""
+def prune(names: Sequence[str], everything: bool, forget: bool, data: bool = False) -> None:
+    """Remove leftovers and damaged files, and the models that are named, from the user's cache.
+
+    Files of archives go too with `data`, all of them.
+    """
     held = cache.kept()
     chosen = {one.entry.folder for one in held} if everything else {_folder(name) for name in names}
     missing = chosen - {one.entry.folder for one in held}
@@ -87,7 +91,7 @@ def prune(names: Sequence[str], everything: bool, forget: bool) -> None:
             f"{len(missing)} of {', '.join(map(redacted, names))} are not in the cache, {cache.home()}; `spender "
             "cache list` shows what is"
         )
-    freed = 0
+    freed = keeping.clear() if data else 0
     for one in held:
         whole = one.entry.folder in chosen or bool(one.size and one.damage())
         freed += cache.clear(one, whole, forget and one.entry.folder in chosen)
@@ -130,6 +134,9 @@ def _print_folders() -> None:
         kind = "yours" if root == cache.home() else "shared, never written"
         free = f", {_size(free_space(root))} free" if root.is_dir() else ", which is not there"
         print(f"{root} ({kind}): {files} files, {_size(total)}{free}")
+    spectra = keeping.used()
+    taken, most = _size(sum(one.size for one in spectra)), _size(keeping.bound())
+    print(f"{keeping.folder()} (spectra): {len(spectra)} files, {taken} of at most {most}")
 
 
 def _size(count: int) -> str:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spender_core import plot
+from spender_core.archives.fits.opening import open_fits
 from spender_core.archives.location import redacted
-from spender_core.archives.opening import open_fits
 from spender_core.cli.draw import look, plain, save
 from spender_core.cli.outputs import check_outputs
 from spender_core.errors import FileError, InputError, NoSpectraError, SpenderError

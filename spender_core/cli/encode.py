@@ -12,16 +12,19 @@ import numpy as np
 
 from spender_core import registry
 from spender_core.archives.location import redacted
-from spender_core.archives.writing import replacing
 from spender_core.batch import SpectrumBatch
-from spender_core.cli.outputs import check_outputs
+from spender_core.cli.outputs import Terminated, check_outputs, terminable
 from spender_core.cli.show import print_table
 from spender_core.cli.spectra import Encoded, Models, encode, read, remark
-from spender_core.errors import Failure, InputError, NoSpectraError, SpenderError
+from spender_core.cli.tables import (
+    FORMATS,
+    LISTING_FORMATS,
+    check_format,
+    write_failures,
+    write_table,
+)
+from spender_core.errors import Failure, NoSpectraError, SpenderError
 from spender_core.records import ModelCard, printable
-
-FORMATS = {".fits": "fits", ".ecsv": "ascii.ecsv", ".parquet": "parquet"}
-FAILURE_FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".csv": "ascii.csv"}
 
 
 @dataclass
@@ -45,27 +48,29 @@ def run(
     device: str,
     failures: Path | None = None,
     refine: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Encode the files, write or print the table, and list what could not be used.
 
-    Whatever ends it early, Ctrl-C too, the spectra that are done are written.
+    Whatever ends it early, Ctrl-C and SIGTERM too, the spectra that are done are written.
     """
-    _check(files, output, wanted, failures)
+    _check(files, output, wanted, failures, overwrite)
     models = Models(wanted, device)
     models.check()
     done = _Done(refine=refine)
     stopped: BaseException | None = None
     try:
-        for file in files:
-            _take(file, models, everything, done)
-            done.files += 1
+        with terminable():
+            for file in files:
+                _take(file, models, everything, done)
+                done.files += 1
     except (Exception, KeyboardInterrupt) as error:
         stopped = error
     problems = _deliver(done, output, failures)
     if isinstance(stopped, KeyboardInterrupt):
         _tell(problems)
         print(f"interrupted after {done.files} of {len(files)} file(s)", file=sys.stderr)
-        raise SystemExit(130) from stopped
+        raise SystemExit(143 if isinstance(stopped, Terminated) else 130) from stopped
     if stopped is not None:
         problems.insert(0, stopped)
     if not (problems or done.rows):
@@ -78,21 +83,22 @@ def run(
 
 
 def _check(
-    files: list[str], output: Path | None, wanted: str | None, failures: Path | None
+    files: list[str],
+    output: Path | None,
+    wanted: str | None,
+    failures: Path | None,
+    overwrite: bool,
 ) -> None:
     """Refuse outputs that could not be written at the end, before any file is read."""
-    outputs = []
-    for path, formats in ((output, FORMATS), (failures, FAILURE_FORMATS)):
-        if path is None:
-            continue
-        if path.suffix not in formats:
-            raise InputError(
-                f"cannot tell the format of {path}: its name must end in {', '.join(formats)}"
-            )
-        outputs.append(path)
-    check_outputs(outputs, files if wanted is None else [*files, wanted])
-    if output is not None and output.suffix == ".parquet":
-        _parquet()
+    outputs = [
+        (path, formats)
+        for path, formats in ((output, FORMATS), (failures, LISTING_FORMATS))
+        if path is not None
+    ]
+    for path, formats in outputs:
+        check_format(path, formats)
+    inputs = files if wanted is None else [*files, wanted]
+    check_outputs([path for path, _ in outputs], inputs, overwrite)
 
 
 def _take(file: str, models: Models, everything: bool, done: _Done) -> None:
@@ -136,7 +142,7 @@ def _deliver(done: _Done, output: Path | None, failures: Path | None) -> list[Ba
             problems.append(error)
     if failures:
         try:
-            _write_failures(done.failed, failures)
+            write_failures(done.failed, failures)
         except Exception as error:
             problems.append(error)
     problems += done.broken.values()
@@ -189,13 +195,6 @@ def _ids(batch: SpectrumBatch, row: int) -> dict[str, Any]:
     return {n: printable(v) if isinstance(v, str) else v for n, v in values.items()}
 
 
-def _ascii(values: Any) -> Any:
-    """Return strings as FITS can hold them."""
-    if len(values) == 0 or not isinstance(values[0], str):
-        return values
-    return [value.encode("ascii", "backslashreplace").decode() for value in values]
-
-
 def _print(rows: list[dict[str, Any]]) -> None:
     shown = [
         (
@@ -227,48 +226,8 @@ def _write(rows: list[dict[str, Any]], output: Path, refine: int = 0) -> None:
     for line, row in zip(padded, rows, strict=True):
         line[: len(row["latents"])] = row["latents"]
     columns |= {f"s_{k}": padded[:, k] for k in range(most)}
-    if output.suffix == ".fits":
-        columns = {name: _ascii(values) for name, values in columns.items()}
     table = Table(columns)
     table.meta["chi2"] = "reduced chi square with fitted amplitude; NaN where z is unknown"
     if refine:
         table.meta["refine"] = refine
-    with replacing(output) as temporary:
-        if output.suffix == ".parquet":
-            _write_parquet(table, temporary)
-        else:
-            table.write(temporary, format=FORMATS[output.suffix], overwrite=True)
-
-
-def _write_failures(failed: list[Failure], output: Path) -> None:
-    """Write the table of the files that could not be read, whole or not at all."""
-    from astropy.table import Table
-
-    columns = {
-        name: [getattr(failure, name) for failure in failed]
-        for name in ("source", "error", "message")
-    }
-    if output.suffix == ".fits":
-        columns = {name: _ascii(values) for name, values in columns.items()}
-    table = Table(columns, dtype=[str] * len(columns) if not failed else None)
-    with replacing(output) as temporary:
-        table.write(temporary, format=FAILURE_FORMATS[output.suffix], overwrite=True)
-
-
-def _parquet() -> Any:
-    """Return the modules that write Parquet."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise SpenderError(
-            "writing Parquet needs pyarrow; pip install 'spender-core[parquet]', or write .fits"
-        ) from error
-    return pyarrow, parquet
-
-
-def _write_parquet(table: Any, path: Path) -> None:
-    pyarrow, parquet = _parquet()
-    arrays = {name: table[name].tolist() for name in table.colnames}
-    with path.open("wb") as file:  # pyarrow opens no path that is not UTF-8
-        parquet.write_table(pyarrow.table(arrays), file)
+    write_table(table, output)

@@ -17,6 +17,7 @@ ModelOption = Annotated[
 All = Annotated[
     bool, typer.Option("--all", help="Keep spectra that fail the survey's quality cuts.")
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there.")]
 Refine = Annotated[
     int,
     typer.Option(

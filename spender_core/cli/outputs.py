@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from spender_core.archives.location import redacted
 from spender_core.errors import FileError, InputError
@@ -13,13 +17,40 @@ from spender_core.errors import FileError, InputError
 _LOCAL = ("file://", "local://")
 
 
-def check_outputs(outputs: Sequence[Path], inputs: Sequence[str]) -> None:
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, which is taken as Ctrl-C is."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise `Terminated` where SIGTERM comes within the block, so that what is done is kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Sequence[str], overwrite: bool = True) -> None:
     """Refuse outputs that would overwrite an input or one another, or cannot be written.
 
     Nothing is left behind by the check, and no folder is made.
 
+    Args:
+        outputs: Files to write.
+        inputs: Paths and URLs that are read.
+        overwrite: Other files may be replaced.
+
     Raises:
-        InputError: An output is one of the inputs, or two outputs are one file.
+        InputError: An output is one of the inputs, or two outputs are one file, or an output
+            is there and is not to be overwritten.
         FileError: It cannot be written.
     """
     for number, path in enumerate(outputs):
@@ -28,6 +59,9 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[str]) -> None:
                 raise InputError(f"{path} and {other} are one file; give two outputs two names")
         _spare(path, inputs)
         _probe(path)
+    there = [path for path in outputs if not overwrite and path.exists()]
+    if there:
+        raise InputError(f"{there[0]} is there already; --overwrite replaces it")
 
 
 def _spare(path: Path, inputs: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from spender_core import registry
 from spender_core.archives.location import is_remote, redacted
 from spender_core.cli.show import print_table
+from spender_core.cli.tables import read_table
 from spender_core.datasets.layout import SPLITS, id_dtype, parquet, split_fields
 from spender_core.datasets.manifest import verify
 from spender_core.datasets.prepare import Prepared, prepare
@@ -164,15 +165,8 @@ def _lines(path: Path) -> list[str]:
 
 def _ids(path: Path, instrument: Instrument) -> Any:
     """Read a table of ids, a column for each field; those that it lacks are -1 or ""."""
-    from astropy.table import Table
-
     dtype, needed = id_dtype(instrument), split_fields(instrument)
-    try:
-        table = Table.read(path)
-    except Exception as error:  # whatever astropy's readers raise
-        raise FileError(
-            f"cannot read {path} as a table: {error!s:.200}; give .fits, .ecsv, .csv or .parquet"
-        ) from error
+    table = read_table(path)
     columns = {name.upper(): name for name in table.colnames}
     missing = [name for name in needed if name.upper() not in columns]
     if missing:

@@ -9,6 +9,7 @@ from typing import Any
 
 import fsspec
 
+from spender_core.archives.fits.opening import reading
 from spender_core.archives.location import (
     hub,
     is_remote,
@@ -18,7 +19,6 @@ from spender_core.archives.location import (
     require_network,
     storage_options,
 )
-from spender_core.archives.opening import reading
 from spender_core.datasets.layout import MANIFEST, parquet, parse_shard_name, shard_name
 from spender_core.datasets.manifest import Manifest, Shard
 from spender_core.datasets.stores import check_bucket

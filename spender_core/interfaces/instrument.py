@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from spender_core.archives.location import redacted
-from spender_core.batch import Flag, SpectrumBatch, all_finite
+from spender_core.batch import Flag, SpectrumBatch
 from spender_core.errors import InputError, NoSpectraError, PluginError, SpenderError
 from spender_core.grid import Grid
 from spender_core.interfaces.arrays import from_specutils, numbers, onto_grid
 from spender_core.interfaces.asked import are_paths, listed, paths_of, root_of
+from spender_core.interfaces.imaging import Imaging
 from spender_core.interfaces.loader import Loader, Source, check_reads_lsf
+from spender_core.interfaces.querying import query_table
 from spender_core.interfaces.reading import Asked, Reading, Report
-from spender_core.ops.normalize import NORM_WINDOW, normalization
+from spender_core.ops.normalize import NORM_WINDOW, normalize
 
-_CHUNK = 64
-"""Spectra that are normalised together."""
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 
-class Instrument(ABC):
+class Instrument(Imaging, ABC):
     """A spectrograph: its name, its grid, and how its files are read.
 
     A plugin implements `name`, `grid` and `loader`; class attributes will do. It may
@@ -242,43 +244,93 @@ class Instrument(ABC):
 
     def prepare(self, raw: SpectrumBatch) -> SpectrumBatch:
         """Mask and normalise spectra that a loader has read, and complete their flags."""
-        ivar = raw.ivar
-        if self.mask is not None:
-            ivar = ivar * torch.from_numpy(~self.mask).to(ivar)
-        norm, used_rms = self._norm(raw.flux, ivar, raw.z)
+        keep = None if self.mask is None else torch.from_numpy(~self.mask).to(raw.flux.device)
+        wave = torch.tensor(self.wave)
+        made = normalize(raw.flux, raw.ivar, raw.z, wave, self.norm_window, keep)
         flags = raw.flags.clone()
-        share = ivar.sign().sum(dim=1) / ivar.shape[1]
         conditions = {
-            Flag.NORM_RMS: used_rms,
+            Flag.NORM_RMS: made.used_rms,
             Flag.NO_Z: raw.z.isnan(),
-            Flag.EMPTY: share == 0,
-            Flag.SPARSE: (share > 0) & (share < 0.1),
+            Flag.EMPTY: made.before == 0,
+            Flag.SPARSE: (made.before > 0) & (10 * made.before < self.grid.size),
         }
+        over = made.over > 0
+        if bool(over.any()):
+            conditions[Flag.BAD_VALUES] = over
+            conditions[Flag.EMPTY] |= made.after == 0
         for flag, where in conditions.items():
             flags |= int(flag) * where.to(flags)
-        flux, ivar = raw.flux / norm[:, None], ivar * norm[:, None] ** 2
-        if not (all_finite(flux) and all_finite(ivar)):
-            over = ~(flux.isfinite() & ivar.isfinite())
-            flux, ivar = flux.masked_fill(over, 0), ivar.masked_fill(over, 0)
-            flags |= int(Flag.BAD_VALUES) * over.any(dim=1).to(flags)
-            flags |= int(Flag.EMPTY) * ~(ivar > 0).any(dim=1)
         return raw.replace(
-            flux=flux,
-            ivar=ivar,
-            norm=raw.norm * norm,
+            flux=made.flux,
+            ivar=made.ivar,
+            norm=raw.norm * made.norm,
             flags=flags,
             instrument=self,
         )
 
-    def _norm(
-        self, flux: torch.Tensor, ivar: torch.Tensor, z: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return norm and whether it is an RMS, shape (B,), a few spectra at a time."""
-        wave = torch.tensor(self.wave)
-        chunks = zip(flux.split(_CHUNK), ivar.split(_CHUNK), z.split(_CHUNK), strict=True)
-        done = [normalization(f, i, at, wave, self.norm_window) for f, i, at in chunks]
-        norms, used_rms = zip(*done, strict=True)
-        return torch.cat(norms), torch.cat(used_rms)
+    def query(
+        self,
+        where: str | Mapping[str, Any] | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        cone: tuple[float, float, float] | None = None,
+        box: tuple[float, float, float, float] | None = None,
+        healpix: tuple[int, int | Iterable[int]] | None = None,
+        target: str | Sequence[str] | None = None,
+        primary: bool | str = True,
+        quality: bool = True,
+        limit: int | None = None,
+        root: str | os.PathLike[str] | None = None,
+        release: str | None = None,
+        catalogue: str | os.PathLike[str] | None = None,
+        progress: Callable[[int, int, int], None] | None = None,
+    ) -> Table:
+        """Find spectra in the survey's catalogues; `read` takes the table that is returned.
+
+        Args:
+            where: Conditions on columns, such as `"Z > 0.1 and CLASS == 'GALAXY'"`; or a mapping,
+                `{"Z": (0.1, 0.3), "CLASS": ["GALAXY", "QSO"], "MJD": 52254}`, with ranges as
+                tuples and lists of what is allowed.
+            columns: Columns to return beside the ids, in place of the usual ones.
+            cone: Right ascension, declination and radius, degrees.
+            box: First and last right ascension, going east, lowest and highest declination,
+                degrees.
+            healpix: nside and one or more pixels, nested.
+            target: Target classes of the survey, any of which will do, e.g. "BGS_BRIGHT".
+            primary: Only the best spectrum of each object, as the survey chose; False for all.
+                Some surveys have more than one choice, by name.
+            quality: Apply the survey's quality cuts, as far as a catalogue tells them.
+            limit: Return the first rows only, and read no more of the catalogue than needed.
+            root: A copy of the archive (folder or URL) to use instead of the survey's own.
+            release: The data release.
+            catalogue: Path or URL of a catalogue (FITS or Parquet) in place of the survey's.
+            progress: Called with the rows looked at, those of the tables opened, and those found.
+
+        Returns:
+            A table whose first columns are fields of the ids, in the order of the catalogue.
+
+        Raises:
+            InputError: An argument is malformed, or names what the catalogue does not have.
+            FileError: A catalogue is missing or cannot be used.
+            OfflineError: Its server cannot be reached.
+        """
+        return query_table(
+            self.name,
+            self._reader(),
+            where,
+            columns=columns,
+            cone=cone,
+            box=box,
+            healpix=healpix,
+            target=target,
+            primary=primary,
+            quality=quality,
+            limit=limit,
+            root=root,
+            release=release,
+            catalogue=catalogue,
+            progress=progress,
+        )
 
     def _sources(self, source: Any, root: str | None, release: str | None) -> list[Asked]:
         """Return what to read, each with the name under which it was asked for."""

@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from spender_core.archives.opening import reading
+from spender_core.archives.catalogues.scanning import Catalogue, CatalogueRequest
+from spender_core.archives.fits.opening import reading
+from spender_core.archives.releases import Cutouts
 from spender_core.batch import SpectrumBatch
 from spender_core.errors import InputError, SpenderError
 
@@ -195,6 +197,39 @@ class Loader(ABC):
             f"{type(self).__name__} knows no archive, so it cannot find ids such as {ids[0]!r}; "
             "give paths or URLs of files"
         )
+
+    def catalogue(self, asked: CatalogueRequest) -> Catalogue:
+        """Return the survey's tables that answer a query, and what their columns mean.
+
+        Optional: an instrument without it answers no queries.
+
+        Args:
+            asked: Part of the sky, target classes and cuts, and where to look.
+        """
+        raise InputError(
+            f"{type(self).__name__} knows no catalogue, so it answers no queries; give ids, or "
+            "paths of files"
+        )
+
+    def positions(self, url: str) -> NDArray[np.void]:
+        """Return where on the sky the objects of a file are.
+
+        Optional: images of an instrument without it are of positions only, not of ids.
+
+        Returns:
+            For each row, in fields RA and DEC, right ascension and declination, degrees; and the
+            fields of `Source.rows`.
+        """
+        raise InputError(
+            f"{type(self).__name__} does not read positions; give right ascension and declination"
+        )
+
+    def cutouts(self) -> Cutouts:
+        """Return the service that images of the sky come from.
+
+        Optional: an instrument without it has no images.
+        """
+        raise InputError(f"{type(self).__name__} knows no service that has images of the sky")
 
     def conditions(self, url: str) -> FileConditions:
         """Return what a file tells of how its spectra were taken, beyond their ivar.

@@ -214,7 +214,7 @@ class Reading:
             return
         with ExitStack() as stack:
             if remote:
-                from spender_core.archives.remote import Ahead
+                from spender_core.archives.remote.files import Ahead
 
                 stack.enter_context(Ahead(remote))
             yield from map(self._load, groups)

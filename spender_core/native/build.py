@@ -17,7 +17,15 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("resample.c", "uniform_avx512.c", "lsf.c", "noise.c")
+SOURCES = (
+    "resample.c",
+    "uniform_avx512.c",
+    "lsf.c",
+    "noise.c",
+    "rice.c",
+    "coadd.c",
+    "normalize.c",
+)
 LIBRARY = {"win32": "_native.dll", "darwin": "_native.dylib"}.get(sys.platform, "_native.so")
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
 

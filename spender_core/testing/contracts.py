@@ -175,6 +175,47 @@ class LoaderContract:
             assert broadened.shape == batch.flux.shape
             assert broadened.isfinite().all()
 
+    def test_reads_rows_alone_if_it_can(self, loader: Loader, files: list[Path]) -> None:
+        """`load_rows` gives the rows of `load`, in the order of the file, and lacks nothing."""
+        if not loader.reads_rows:
+            pytest.skip(f"{type(loader).__name__} has no load_rows, which is optional")
+        field = next(
+            name for name in loader.id_dtype.names or () if loader.id_dtype[name].kind == "i"
+        )
+        for file in files:
+            whole = loader.load(str(file))
+            assert whole.ids is not None
+            values = tuple(whole.ids[field][::-2].tolist())
+            keep = np.isin(whole.ids[field], values)
+            rows = loader.load_rows(str(file), {field: (*values, -(2**62))}, False)
+            assert rows.ids is not None
+            assert (rows.ids == whole.ids[keep]).all()
+            for name in ("flux", "ivar", "z", "zerr", "flags"):
+                found, expected = getattr(rows, name), getattr(whole, name)[keep]
+                torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+            assert len(loader.load_rows(str(file), {field: (-(2**62),)}, False)) == 0
+
+    def test_loads_many_as_it_loads_one(
+        self, loader: Loader, files: list[Path], tmp_path: Path
+    ) -> None:
+        """`load_many` gives what `load` gives, file by file, and an error for a bad one."""
+        if not loader.loads_many:
+            pytest.skip(f"{type(loader).__name__} has no load_many, which is optional")
+        absent = str(tmp_path / "absent.fits")
+        paths = [str(files[0]), absent, *map(str, files)]
+        together, rows = loader.load_many([(path,) for path in paths], False)
+        assert together is not None
+        assert isinstance(rows[1], MissingFileError)
+        for path, which in zip(paths, rows, strict=True):
+            if not isinstance(which, slice):
+                assert path == absent
+                continue
+            alone = loader.load(path)
+            assert (together.ids[which] == alone.ids).all()
+            for name in ("flux", "ivar", "z", "zerr", "flags"):
+                found, expected = getattr(together, name)[which], getattr(alone, name)
+                torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
     def test_missing_file(self, instrument: Instrument, tmp_path: Path) -> None:
         """A missing file is named."""
         with pytest.raises(MissingFileError, match=r"absent\.fits"):

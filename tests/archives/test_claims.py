@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from spender_core.archives.claims import check, walk
-from spender_core.archives.opening import open_fits
+from spender_core.archives.fits.claims import check, walk
+from spender_core.archives.fits.opening import open_fits
 from spender_core.errors import DamagedFileError, FileError
 
 Content = bytes | bytearray

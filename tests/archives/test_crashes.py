@@ -16,8 +16,8 @@ from servers import Hub
 from victims import Victims, moments
 
 from spender_core import registry
-from spender_core.archives import cache
-from spender_core.archives.download import fetch
+from spender_core.archives.downloads import cache
+from spender_core.archives.downloads.fetch import fetch
 from spender_core.archives.location import parse
 from spender_core.archives.writing import replacing
 
@@ -116,7 +116,7 @@ import json, sys, threading
 from pathlib import Path
 import torch
 from servers import Hub, status
-from spender_core.archives.download import fetch
+from spender_core.archives.downloads.fetch import fetch
 from spender_core.archives.writing import file_sha256
 from spender_core.errors import SpenderError
 from spender_core.cli import main

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from servers import COMMIT, REPOSITORY, Handler, Hub, altered, status
 
-from spender_core.archives import cache
-from spender_core.archives.cache import home
-from spender_core.archives.download import fetch
+from spender_core.archives.downloads import cache
+from spender_core.archives.downloads.cache import home
+from spender_core.archives.downloads.fetch import fetch
 from spender_core.archives.location import parse
 from spender_core.errors import (
     FileError,

@@ -34,9 +34,9 @@ from servers import (
     status,
 )
 
-from spender_core.archives import asking
-from spender_core.archives.cache import home
-from spender_core.archives.download import fetch
+from spender_core.archives.downloads import asking
+from spender_core.archives.downloads.cache import home
+from spender_core.archives.downloads.fetch import fetch
 from spender_core.errors import (
     InputError,
     MissingFileError,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from servers import REPOSITORY, Fault, Handler, Hub, drop, silence
 
-from spender_core.archives import cache
-from spender_core.archives.cache import home
-from spender_core.archives.download import fetch
+from spender_core.archives.downloads import cache
+from spender_core.archives.downloads.cache import home
+from spender_core.archives.downloads.fetch import fetch
 from spender_core.archives.location import parse
 from spender_core.errors import FileError, InputError, OfflineError, SpenderError, WeightsError
 
@@ -71,7 +71,7 @@ def test_a_part_is_gone_before_another_file_is_noted_in_its_place(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between the two, the next process would mix them."""
-    from spender_core.archives import transport
+    from spender_core.archives.downloads import transport
 
     location = hub.offer("model.bin", CONTENT)
     hub.always = drop(1000)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spender_core.archives.cache import entry, home
+from spender_core.archives.downloads.cache import entry, home
 from spender_core.archives.location import mirrors, parse, redacted
 from spender_core.errors import InputError, SpenderError
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from spender_core.archives.opening import beside, open_fits
+from spender_core.archives.fits.opening import beside, open_fits
 from spender_core.errors import FileError, MissingFileError, OfflineError, SpenderError
 
 FITS = "/good.fits"

@@ -11,7 +11,7 @@ from botocore import UNSIGNED
 from botocore.client import Config
 from stores import public_bucket
 
-from spender_core.archives.download import fetch
+from spender_core.archives.downloads.fetch import fetch
 from spender_core.errors import MissingFileError, OfflineError
 
 CONTENT = b"weights" * 1000

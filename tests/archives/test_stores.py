@@ -11,7 +11,7 @@ import pytest
 from astropy.io import fits
 from stores import public_bucket
 
-from spender_core.archives.opening import open_fits
+from spender_core.archives.fits.opening import open_fits
 from spender_core.errors import FileError, MissingFileError, OfflineError, SpenderError
 
 VALUES = np.arange(3_000_000, dtype="f4")

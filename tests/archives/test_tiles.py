@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from spender_core.archives.claims import check
-from spender_core.archives.tiles import follow_rice
+from spender_core.archives.fits.claims import check
+from spender_core.archives.fits.tiles import follow_rice
 from spender_core.errors import DamagedFileError
 
 PADDING = np.zeros(1 << 20, dtype=np.uint8)

@@ -13,8 +13,9 @@ import pytest
 from filelock import FileLock
 from servers import COMMIT, REPOSITORY, Hub, altered, drop
 
-from spender_core.archives import cache
+from spender_core.archives.downloads import cache
 from spender_core.archives.location import parse
+from spender_core.archives.remote import whole
 
 Spender = Callable[..., Any]
 CONTENT = b"weights" * 1000
@@ -173,6 +174,21 @@ def test_size_tells_the_folders(spender: Spender, location: str) -> None:
     ran = spender("cache", "size")
     assert f"{cache.home()} (yours): 1 files, 0.0 MB, " in ran.out
     assert " free" in ran.out
+
+
+def test_files_of_archives_are_counted_and_removed_on_request(
+    spender: Spender, location: str
+) -> None:
+    spender("pull", location)
+    for name in ("a", "b"):
+        whole.save(f"https://archive.invalid/{name}", bytes(700_000), "v1")
+    folder = cache.home() / "data"
+    assert f"{folder} (spectra): 2 files, 1.4 MB of at most 20.0 GB" in spender("cache", "size").out
+    spender("cache", "prune")
+    assert len(list(folder.rglob("*.whole"))) == 2
+    assert "1.4 MB removed" in spender("cache", "prune", "--data").out
+    assert not list(folder.rglob("*.whole"))
+    assert f"{cache.home()} (yours): 1 files" in spender("cache", "size").out
 
 
 def test_the_cache_needs_neither_torch_nor_astropy(spender_home: Path) -> None:

@@ -83,8 +83,11 @@ def test_the_module_runs() -> None:
     assert done.stderr == ""
 
 
-def test_errors_are_one_line_and_debug_shows_the_traceback() -> None:
-    plain, debug = in_a_process("info", "nothing"), in_a_process("--debug", "info", "nothing")
+@pytest.mark.parametrize(
+    "arguments", [("--debug", "info", "nothing"), ("info", "nothing", "--debug")]
+)
+def test_errors_are_one_line_and_debug_shows_the_traceback(arguments: tuple[str, ...]) -> None:
+    plain, debug = in_a_process("info", "nothing"), in_a_process(*arguments)
     assert plain.returncode == debug.returncode == 1
     assert plain.stdout == ""
     (line,) = plain.stderr.splitlines()

@@ -97,6 +97,23 @@ def test_two_outputs_have_two_names(
     assert_one_line(ran, "are one file")
 
 
+@pytest.mark.parametrize("option", ["-o", "--failures"])
+def test_what_is_there_is_replaced_on_request_alone(
+    spender: Spender, tmp_path: Path, write_coadd: Writer, assert_one_line: Check, option: str
+) -> None:
+    """Such as the redshifts beside a coadd, which belong to it."""
+    coadd, redrock = write_coadd(tmp_path / "coadd-x.fits"), tmp_path / "redrock-x.fits"
+    Table({"TARGETID": [100]}).write(redrock)
+    before = redrock.read_bytes()
+    assert_one_line(spender("encode", coadd, option, redrock), "is there already; --overwrite")
+    assert redrock.read_bytes() == before
+    redrock.unlink()
+    other = tmp_path / "x.fits"
+    other.write_text("old")
+    assert spender("encode", coadd, option, other, "--overwrite").code == 0
+    assert len(Table.read(other)) == (2 if option == "-o" else 0)
+
+
 # What cannot be written is told before anything is read ------------------------------------
 
 
@@ -179,7 +196,10 @@ def _heed() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT between processes")
-def test_ctrl_c_leaves_what_is_done(tmp_path: Path, write_spec: Writer) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_what_is_done(
+    tmp_path: Path, write_spec: Writer, number: int, status: int
+) -> None:
     good = write_spec(tmp_path / "a.fits")
     output, listing = tmp_path / "x.ecsv", tmp_path / "bad.ecsv"
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -192,9 +212,9 @@ def test_ctrl_c_leaves_what_is_done(tmp_path: Path, write_spec: Writer) -> None:
         )
         connection, _ = silent.accept()
         with connection:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             out, err = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert err.splitlines()[-1] == "interrupted after 2 of 3 file(s)"
     assert "Traceback" not in err
     assert out == f"{output}: 1 spectra\n"

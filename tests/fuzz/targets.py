@@ -19,7 +19,9 @@ from pydantic import ValidationError
 
 from fuzz import seeds
 from spender_core import legacy, registry, weights
-from spender_core.archives.download import fetch
+from spender_core.archives.downloads.fetch import fetch
+from spender_core.archives.fits.hdus import Hdus
+from spender_core.archives.remote.bytefile import LocalFile
 from spender_core.batch import SpectrumBatch
 from spender_core.cli import spectra
 from spender_core.errors import SpenderError, WeightsError
@@ -72,6 +74,7 @@ def apply(instrument: Instrument, model: Any) -> None:
 
 
 def _fits(path: Path) -> Iterator[Stage]:
+    yield "hdus", True, lambda: everything(path)
     found: list[Instrument] = []
     yield "recognise", True, lambda: found.append(registry.recognise(str(path)))
     instrument = found[0] if found else registry.instrument(_expected(path.name))
@@ -80,6 +83,21 @@ def _fits(path: Path) -> Iterator[Stage]:
     yield "read", True, lambda: batches.append(read(str(path), quality=False))
     if batches:
         yield "encode", False, lambda: encode(instrument, batches[0])
+
+
+def everything(path: Path) -> None:
+    """Read all of a FITS file by spender's own reader; only its own errors may come out."""
+    file = LocalFile(str(path))
+    try:
+        for hdu in Hdus(file):
+            assert all(hdu.header[key] == value for key, value in hdu.header.items())
+            if hdu.kind == "table":
+                found = hdu.table(list(hdu.columns))
+                assert all(len(column) == len(hdu) for column in found.values())
+            elif hdu.kind in ("image", "compressed"):
+                assert hdu.image().shape == hdu.nonzero().shape == hdu.shape
+    finally:
+        file.close()
 
 
 def _expected(name: str) -> str:

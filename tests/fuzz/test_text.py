@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fuzz import mutate_safetensors, seeds, targets
 from fuzz.mutate_text import TRICKS
 from spender_core import registry
-from spender_core.archives.download import fetch
+from spender_core.archives.downloads.fetch import fetch
 from spender_core.errors import SpenderError
 from spender_core.records import ModelCard
 

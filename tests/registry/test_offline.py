@@ -12,8 +12,8 @@ import pytest
 from servers import Hub
 
 from spender_core import registry
-from spender_core.archives import cache
-from spender_core.archives.download import fetch
+from spender_core.archives.downloads import cache
+from spender_core.archives.downloads.fetch import fetch
 from spender_core.archives.location import parse
 
 CUT_OFF = ["unshare", "--user", "--map-root-user", "--net"]

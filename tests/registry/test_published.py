@@ -14,7 +14,7 @@ from servers import COMMIT, Hub
 from spender_desi import plugin as desi_plugin
 
 from spender_core import registry
-from spender_core.archives import cache
+from spender_core.archives.downloads import cache
 from spender_core.archives.location import parse
 from spender_core.batch import SpectrumBatch
 from spender_core.errors import WeightsError

@@ -14,7 +14,7 @@ import yaml
 from hub_server import READER, WRITER, Handler, HubServer, Stored, drop, status
 
 from spender_core import registry
-from spender_core.archives import cache
+from spender_core.archives.downloads import cache
 from spender_core.errors import FileError, InputError, MissingFileError, OfflineError
 from spender_core.records import ModelCard
 

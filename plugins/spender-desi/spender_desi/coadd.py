@@ -1,17 +1,23 @@
 """Joins the three cameras of DESI to one spectrum.
 
+`join` is what files are read with: by the kernel of native/coadd.c where it is compiled, else by
+`coadd_cameras`, which says what the kernel must give.
+
 Shapes: N targets, n pixels of one camera, L pixels of the union, K diagonals.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spender_core import native
 from spender_core.errors import DamagedFileError
 from spender_core.grid import Linear
 
@@ -19,6 +25,12 @@ FloatArray = NDArray[np.float64]
 
 GRID = Linear(3600.0, 0.8, 7781)
 """The union of the cameras' wavelengths, vacuum Angstrom."""
+
+_ROWS = 32
+"""Targets whose cameras numpy joins together."""
+
+MIN_IVAR = 1e-6
+"""Pixels with less inverse variance than this, in archive units, count as masked."""
 
 TOLERANCE = 1e-4
 """Largest distance between wavelengths of the same pixel, Angstrom."""
@@ -95,6 +107,98 @@ def coadd_cameras(cameras: Mapping[str, Camera]) -> Coadd:
     return Coadd(flux, ivar, mask, coadd_resolution(cameras))
 
 
+def join(
+    cameras: Mapping[str, Camera], flux: NDArray[np.float32], ivar: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Write the joined spectra into arrays, masked, and return which had broken pixels, (N,).
+
+    Flux is finite, and 0 where no camera tells it; ivar is 0 where masked, broken or less than
+    `MIN_IVAR`.
+
+    Args:
+        cameras: By name, each on `GRID`; float32 in any order of bytes.
+        flux: Written to, shape (N, L).
+        ivar: Written to, shape (N, L).
+
+    Raises:
+        DamagedFileError: A camera's wavelengths are not on `GRID`.
+    """
+    slices, seen = _places(cameras)
+    library = native.library()
+    stored = {part.dtype.str for camera in cameras.values() for part in (camera.flux, camera.ivar)}
+    if library is None or seen.max() > 2 or len(stored) > 1 or not stored <= {"<f4", ">f4"}:
+        return _joined(cameras, flux, ivar)
+    if seen.min() == 0:
+        flux[:, seen == 0] = ivar[:, seen == 0] = 0
+    parts = [
+        tuple(map(np.ascontiguousarray, (camera.flux, camera.ivar, camera.mask != 0)))
+        for camera in cameras.values()
+    ]
+    ranges = list(slices.values())
+    entries = [
+        _Camera(*(part.ctypes.data for part in arrays), where.start, where.stop - where.start)
+        for arrays, where in zip(parts, ranges, strict=True)
+    ]
+    shared = [
+        _Overlap(i, j, first, last)
+        for (i, one), (j, other) in combinations(enumerate(ranges), 2)
+        if (first := max(one.start, other.start)) < (last := min(one.stop, other.stop))
+    ]
+    broken = np.zeros(len(flux), dtype=bool)
+    least = np.float32(MIN_IVAR)
+    if least > MIN_IVAR:
+        least = np.nextafter(least, np.float32(0))
+    arguments = (
+        (_Camera * len(entries))(*entries),
+        ctypes.c_int64(len(entries)),
+        (_Overlap * len(shared))(*shared),
+        ctypes.c_int64(len(shared)),
+        ctypes.c_int64(GRID.size),
+        ctypes.c_double(MIN_IVAR),
+        ctypes.c_float(float(least)),
+        ctypes.c_int32(stored != {np.dtype(np.float32).str}),
+        *(ctypes.c_void_p(array.ctypes.data) for array in (flux, ivar, broken)),
+    )
+    # by one thread: it takes less than reading does, and others would have to be waited for
+    library.spender_join_cameras(*arguments, ctypes.c_int64(0), ctypes.c_int64(len(flux)))
+    return broken
+
+
+class _Camera(ctypes.Structure):
+    """`spender_camera` of native/coadd.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("flux", "ivar", "mask")),
+        *((name, ctypes.c_int64) for name in ("start", "pixels")),
+    ]
+
+
+class _Overlap(ctypes.Structure):
+    """`spender_overlap` of native/coadd.c."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("one", "other", "first", "last")]
+
+
+def _joined(
+    cameras: Mapping[str, Camera], flux: NDArray[np.float32], ivar: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Do what `join` does, a few targets at a time."""
+    broken = np.empty(len(flux), dtype=bool)
+    for first in range(0, len(flux), _ROWS):
+        rows = slice(first, first + _ROWS)
+        part = {name: camera[rows] for name, camera in cameras.items()}
+        lost = broken_pixels(part)
+        with np.errstate(over="ignore", invalid="ignore"):
+            coadd = coadd_cameras(part)
+            flux[rows], ivar[rows] = coadd.flux, coadd.ivar
+        bad = lost | (coadd.mask != 0) | ~(coadd.ivar > MIN_IVAR)
+        bad |= ~np.isfinite(flux[rows]) | ~np.isfinite(ivar[rows])
+        flux[rows][lost | ~np.isfinite(flux[rows])] = 0
+        ivar[rows][bad] = 0
+        broken[rows] = lost.any(axis=1)
+    return broken
+
+
 def broken_pixels(cameras: Mapping[str, Camera]) -> NDArray[np.bool_]:
     """Return the pixels of `GRID` to which a camera gave values that cannot be, (N, L)."""
     broken = np.zeros((len(next(iter(cameras.values())).flux), GRID.size), dtype=bool)
@@ -125,8 +229,15 @@ def _on_grid(name: str, wave: FloatArray) -> slice:
     return slice(start, stop)
 
 
-def coadd_resolution(cameras: Mapping[str, Camera]) -> FloatArray | None:
-    """Return the resolution as `coadd_cameras` joins it, (N, K, L); None if a camera has none."""
+def coadd_resolution(
+    cameras: Mapping[str, Camera], out: NDArray[Any] | None = None
+) -> NDArray[Any] | None:
+    """Return the resolution as `coadd_cameras` joins it, (N, K, L); None if a camera has none.
+
+    Args:
+        cameras: By name, each on `GRID`.
+        out: Where it goes, of any floating type; a new array in float64 if it is None.
+    """
     sizes = [
         camera.resolution.shape[1] for camera in cameras.values() if camera.resolution is not None
     ]
@@ -134,17 +245,22 @@ def coadd_resolution(cameras: Mapping[str, Camera]) -> FloatArray | None:
         return None
     slices, seen = _places(cameras)
     shape = (len(next(iter(cameras.values())).flux), max(sizes), GRID.size)
-    total, norm, copied = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    result = np.empty(shape) if out is None else out
+    result[...] = 0
+    shared = np.flatnonzero(seen > 1)
+    total, norm = (np.zeros((*shape[:2], len(shared))) for _ in range(2))
     for name, camera in cameras.items():
         assert camera.resolution is not None
-        diagonals, n = camera.resolution.shape[1:]
+        where, (diagonals, n) = slices[name], camera.resolution.shape[1:]
         first = (max(sizes) - diagonals) // 2
         rows = slice(first, first + diagonals)
+        result[:, rows, where] = camera.resolution
         # element k of column j belongs to the row j + k - K // 2 of the matrix
+        column = np.flatnonzero(seen[where] > 1)
         offset = np.arange(diagonals) - diagonals // 2
-        weight = camera.weight[:, (np.arange(n) + offset[:, None]) % n]
-        total[:, rows, slices[name]] += weight * camera.resolution
-        norm[:, rows, slices[name]] += weight
-        copied[:, rows, slices[name]] = camera.resolution
-    mean = np.divide(total, norm, out=np.zeros(shape), where=norm > 0)
-    return np.where(seen > 1, mean, copied)
+        weight = camera.weight[:, (column + offset[:, None]) % n]
+        place = np.searchsorted(shared, column + where.start)
+        total[:, rows, place] += weight * camera.resolution[:, :, column]
+        norm[:, rows, place] += weight
+    result[:, :, shared] = np.divide(total, norm, out=np.zeros(total.shape), where=norm > 0)
+    return result

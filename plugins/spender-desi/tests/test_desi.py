@@ -51,17 +51,40 @@ def test_ids_tell_survey_program_and_healpix(
 ) -> None:
     batch = read_all(write_coadd())
     assert batch.ids is not None
-    assert batch.ids.tolist() == [(target, "sv3", "bright", 57, -1) for target in target_ids]
+    assert batch.ids.tolist() == [
+        (target, "sv3", "bright", 57, -1, -1, -1) for target in target_ids
+    ]
     assert batch.label(0) == f"{target_ids[0]}-sv3-bright-57"
 
 
 def test_ids_of_tiles_tell_the_tile(
     write_coadd: CoaddWriter, read_all: Reader, target_ids: tuple[int, ...]
 ) -> None:
-    batch = read_all(write_coadd(name="coadd-0-80605.fits", header={"TILEID": 80605}))
+    header = {"TILEID": 80605, "PETAL": 3, "SPGRP": "cumulative", "SPGRPVAL": 20210205}
+    batch = read_all(write_coadd(name="coadd-3-80605-thru20210205.fits", header=header))
     assert batch.ids is not None
-    assert batch.ids.tolist() == [(target, "", "", -1, 80605) for target in target_ids]
-    assert batch.label(1) == f"{target_ids[1]}-80605"
+    assert batch.ids.tolist() == [(target, "", "", -1, 80605, 20210205, 3) for target in target_ids]
+    assert batch.label(1) == f"{target_ids[1]}-80605-20210205-3"
+
+
+@pytest.mark.parametrize("group", ["pernight", "1x_depth", "healpix", ""])
+def test_ids_of_other_groups_of_exposures_tell_no_night(
+    write_coadd: CoaddWriter, read_all: Reader, group: str
+) -> None:
+    """The archive is searched for cumulative coadds by night and petal."""
+    header = {"TILEID": 80605, "PETAL": 3, "SPGRP": group, "SPGRPVAL": 4}
+    ids = read_all(write_coadd(header=header)).ids
+    assert ids is not None
+    assert (ids["NIGHT"] == -1).all()
+    assert (ids["PETAL"] == -1).all()
+
+
+def test_ids_take_the_number_in_the_name_of_a_file(
+    write_coadd: CoaddWriter, read_all: Reader
+) -> None:
+    ids = read_all(write_coadd(header={"HPXPIXEL": 57, "UNIQPIX": 16441})).ids
+    assert ids is not None
+    assert (ids["HEALPIX"] == 16441).all()
 
 
 def test_cameras_are_joined(write_coadd: CoaddWriter) -> None:

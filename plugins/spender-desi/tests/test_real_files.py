@@ -123,8 +123,11 @@ def test_ids_are_found_under_the_root(
         assert torch.equal(batch.ivar, direct.ivar)
 
 
-def test_rows_of_tiles_cannot_be_found_again(real_data: Path) -> None:
+def test_rows_of_tiles_are_found_again(real_data: Path) -> None:
     file = f"{TILES}/80693/20210204/coadd-1-80693-thru20210204.fits"
     batch = DESI().read(str(real_data / ROOT / file))
-    with pytest.raises(ValueError, match="was read from a tile"):
-        DESI().read(batch.ids)
+    again = DESI().read(batch.ids, root=real_data / ROOT, release="edr")
+    assert batch.ids is not None
+    assert again.ids is not None
+    assert again.ids.tolist() == batch.ids.tolist()
+    assert torch.equal(again.flux, batch.flux)

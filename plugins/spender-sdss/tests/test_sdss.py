@@ -14,7 +14,7 @@ from spender_sdss.instrument import BOSS, SDSS
 
 from spender_core import registry
 from spender_core.batch import Flag
-from spender_core.errors import FileError, InputError, MissingFileError, NoSpectraError
+from spender_core.errors import FileError, MissingFileError, NoSpectraError
 from spender_core.interfaces import Instrument
 from spender_core.testing import InstrumentContract, LoaderContract
 
@@ -146,12 +146,11 @@ def test_wavelengths_off_the_grid_are_refused(write_spec: SpecWriter) -> None:
 
 
 def test_other_tables_are_refused(tmp_path: Path) -> None:
-    """Files of SDSS-V have other columns and ids."""
     from astropy.table import Table
 
     path = tmp_path / "spec-015143-59205-4544940698.fits"
     Table({"FLUX": [1.0], "LOGLAM": [3.6], "WRESL": [1.0]}).write(path)
-    with pytest.raises(FileError, match=r"not a spec file.*SDSS-V files .* are not supported"):
+    with pytest.raises(FileError, match=r"not a spec file.*nor is it an spPlate file"):
         SDSS().read(str(path))
     assert not SDSS().loader.recognises(str(path))
 
@@ -198,110 +197,6 @@ def test_truncated_files_are_refused_or_complete(
         return
     with pytest.raises(FileError, match=r"part\.fits"):
         SDSS().read(str(part))
-
-
-SAS = "https://data.sdss.org/sas"
-LITE = "spec-0412-52254-0308.fits"
-
-
-@pytest.mark.parametrize(
-    ("instrument", "release", "row", "urls"),
-    [
-        (
-            SDSS(),
-            "dr17",
-            (412, 52254, 308, "26"),
-            [
-                f"{SAS}/dr17/sdss/spectro/redux/26/spectra/lite/0412/{LITE}",
-                f"{SAS}/dr17/sdss/spectro/redux/26/spectra/full/0412/{LITE}",
-            ],
-        ),
-        (
-            SDSS(),
-            "dr16",
-            (412, 52254, 308),
-            [
-                f"{SAS}/dr16/sdss/spectro/redux/{run2d}/spectra/{kind}/0412/{LITE}"
-                for kind in ("lite", "full")
-                for run2d in ("26", "104", "103")
-            ],
-        ),
-        (
-            BOSS(),
-            "dr16",
-            (3655, 55240, 104),
-            [
-                f"{SAS}/dr16/eboss/spectro/redux/v5_13_0/spectra/{kind}/3655/spec-3655-55240-0104.fits"
-                for kind in ("lite", "full")
-            ],
-        ),
-        (
-            BOSS(),
-            "dr17",
-            (10000, 57346, 3),
-            [
-                f"{SAS}/dr17/eboss/spectro/redux/v5_13_2/spectra/{kind}/10000/spec-10000-57346-0003.fits"
-                for kind in ("lite", "full")
-            ],
-        ),
-    ],
-    ids=["sdss dr17", "sdss dr16", "boss dr16", "boss dr17"],
-)
-def test_ids_are_found_in_the_archive(
-    instrument: Instrument, release: str, row: tuple[Any, ...], urls: list[str]
-) -> None:
-    (source,) = instrument.loader.locate([row], None, release)
-    assert list(source.urls) == urls
-    assert not source.rows
-
-
-def test_the_default_release_is_the_last_one() -> None:
-    (source,) = SDSS().loader.locate([(412, 52254, 308)], None, None)
-    assert source.urls[0].startswith(f"{SAS}/dr17/sdss/")
-
-
-@pytest.mark.parametrize("root", ["s3://bucket/sas", "/data/sas/", "file:///data/sas"])
-def test_another_root_replaces_the_archives(root: str) -> None:
-    (source,) = SDSS().loader.locate([(412, 52254, 308, "26")], root, "dr17")
-    assert (
-        source.urls[0] == f"{root.rstrip('/')}/dr17/sdss/spectro/redux/26/spectra/lite/0412/{LITE}"
-    )
-
-
-@pytest.mark.parametrize("run2d", ["../x", "..", "a/b", "v5 13", "%2e", "26;"])
-def test_reductions_cannot_lead_elsewhere(run2d: str) -> None:
-    with pytest.raises(InputError, match="may only have letters, digits and underscores"):
-        SDSS().loader.locate([(412, 52254, 308, run2d)], None, None)
-
-
-def test_long_names_of_reductions_are_not_cut() -> None:
-    """Either the whole name is used, or it is refused."""
-    try:
-        (source,) = BOSS().loader.locate([(3655, 55240, 104, "v5_13_0_test")], None, None)
-    except InputError:
-        return
-    assert "/v5_13_0_test/" in source.urls[0]
-
-
-@pytest.mark.parametrize("row", [(412, 52254), (412,), (412, 52254, 308, "26", 1), 412])
-def test_other_ids_are_refused(row: Any) -> None:
-    with pytest.raises(
-        InputError, match=r"\(plate, mjd, fiberid\) or \(plate, mjd, fiberid, run2d"
-    ):
-        SDSS().loader.locate([row], None, None)
-
-
-def test_ids_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(InputError):
-        SDSS().loader.locate([("x", 52254, 308)], None, None)
-
-
-@pytest.mark.parametrize("instrument", [SDSS(), BOSS()], ids=lambda one: one.name)
-def test_unknown_releases_are_refused(instrument: Instrument) -> None:
-    with pytest.raises(
-        InputError, match=r"release 'dr99' has no .* data; known: \['dr16', 'dr17'\]"
-    ):
-        instrument.loader.locate([(412, 52254, 308)], None, "dr99")
 
 
 def archive(root: Path, kind: str, run2d: str, plate: int) -> Path:

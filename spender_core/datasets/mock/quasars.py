@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import conv1d
 
-from spender_core.archives.opening import open_fits
+from spender_core.archives.fits.opening import open_fits
 from spender_core.datasets.mock.quasar_lines import BROAD, IRON, NARROW
 from spender_core.datasets.mock.sources import KINDS, STEP, Sources
 from spender_core.errors import InputError

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spender_core.archives.opening import open_fits
+from spender_core.archives.fits.opening import open_fits
 from spender_core.datasets.mock.parametric import star_spectra
 from spender_core.datasets.mock.sources import FINE, KINDS, STEP, Draw, Sources
 from spender_core.errors import InputError

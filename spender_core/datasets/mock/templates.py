@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spender_core.archives.opening import open_fits
+from spender_core.archives.fits.opening import open_fits
 from spender_core.datasets.mock.sources import FINE
 from spender_core.errors import InputError
 

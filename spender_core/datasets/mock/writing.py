@@ -35,7 +35,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spender_core.archives.opening import open_fits
+from spender_core.archives.fits.opening import open_fits
 from spender_core.archives.writing import free_space, replacing
 from spender_core.batch import SpectrumBatch
 from spender_core.datasets.mock.observing import Observed

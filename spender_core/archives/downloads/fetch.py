@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from spender_core.archives import cache
+from spender_core.archives.downloads import cache
 from spender_core.archives.location import Location, Wanted, offline, parse
 from spender_core.errors import FileError, InputError
 
@@ -43,7 +43,7 @@ def fetch(location: str, sha256: str = "", name: str = "", elsewhere: Sequence[s
     if offline():
         raise cache.miss(wanted.name, found, "SPENDER_OFFLINE is set")
     one = cache.entry(place)
-    from spender_core.archives import servers, transport
+    from spender_core.archives.downloads import servers, transport
 
     with cache.locked(one, transport.patience()) as hold:
         found = cache.find(place, wanted.sha256)  # another process may have brought it

@@ -11,9 +11,10 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import BinaryIO
 
-from spender_core.archives.tiles import (
+from spender_core.archives.fits.tiles import (
     GZIP,
     LARGEST,
     RICE,
@@ -93,13 +94,13 @@ def check(file: BinaryIO, size: int, contents: bool = True) -> None:
     for claim in walk(file, size):
         if claim.text("XTENSION") not in ("BINTABLE", "A3DTABLE"):
             continue
-        columns = _columns(claim)
+        columns = columns_of(claim)
         if claim.keys.get("ZIMAGE", False) is not False:
-            tiles = _tiles(claim, size)
+            tiles = tiles_of(claim, size)
             if contents:
-                check_tiles(file, _heap(claim, columns), tiles)
+                check_tiles(file, heap_of(claim, columns), tiles)
         elif contents and any(column.variable for column in columns):
-            _heap(claim, columns).check(file)
+            heap_of(claim, columns).check(file)
 
 
 def walk(file: BinaryIO, size: int) -> Iterator[Claim]:
@@ -113,7 +114,7 @@ def walk(file: BinaryIO, size: int) -> Iterator[Claim]:
         if headers > MOST_HEADERS + size // 4:
             raise DamagedFileError(f"its headers take {headers} of {size} bytes")
         claim = Claim(number, keys, position + length, 0)
-        data = _data_size(claim)
+        data = data_size(claim)
         end = claim.start + -(-data // BLOCK) * BLOCK
         if end > size:
             raise DamagedFileError(
@@ -137,35 +138,62 @@ def _header(file: BinaryIO, position: int, number: int) -> tuple[dict[str, Value
             )
         if len(content) < BLOCK:
             raise DamagedFileError(f"the header of HDU {number} is truncated")
-        for start in range(0, BLOCK, 80):
-            card = content[start : start + 80].decode("latin-1")
-            if card[:8].rstrip() == "END" and not card[3:].strip():
-                return keys, (block + 1) * BLOCK
-            _note(keys, card, number)
+        if note_cards(keys, content, number):
+            return keys, (block + 1) * BLOCK
     raise DamagedFileError(f"the header of HDU {number} has no END within {MOST_BLOCKS} blocks")
 
 
-def _note(keys: dict[str, Value], card: str, number: int) -> None:
-    """Add a card to the keywords, if it tells of the structure; refuse it in any odd form."""
-    name = card[:8].partition("=")[0].strip().upper()
-    if not _STRUCTURE.fullmatch(name):
-        return
-    value = _VALUE.fullmatch(card[10:])
-    if card[:10] != f"{name:8s}= " or value is None or name in keys:
+def note_cards(keys: dict[str, Value], content: bytes, number: int) -> bool:
+    """Add the cards of blocks that tell of the structure; tell whether the header ends there.
+
+    Raises:
+        DamagedFileError: One of them has an odd form, or is there twice.
+    """
+    text = content.decode("latin-1")
+    for start in range(0, len(text), 80):
+        name = _structural(text[start : start + 8])
+        if name == "END":
+            if not text[start + 3 : start + 80].strip():
+                return True
+        elif name:
+            _note(keys, name, text[start : start + 80], number)
+    return False
+
+
+@lru_cache(maxsize=4096)
+def _structural(start: str) -> str:
+    """Return the name of a card that begins like this, "" if it tells nothing of the structure."""
+    if start.rstrip() == "END":
+        return "END"
+    name = start.partition("=")[0].strip().upper()
+    return name if _STRUCTURE.fullmatch(name) else ""
+
+
+def _note(keys: dict[str, Value], name: str, card: str, number: int) -> None:
+    value = _stated(card, name)
+    if value is None or name in keys:
         raise DamagedFileError(
             f"HDU {number} has the card {card.strip()!r:.90}, malformed or repeated"
         )
+    keys[name] = value
+
+
+@lru_cache(maxsize=4096)
+def _stated(card: str, name: str) -> Value | None:
+    """Return the value of a card, None if it is malformed; columns are alike in many files."""
+    value = _VALUE.fullmatch(card[10:])
+    if card[:10] != f"{name:8s}= " or value is None:
+        return None
     if value["text"] is not None:
-        keys[name] = value["text"][1:-1].replace("''", "'")
-    elif value["number"] is not None:
-        keys[name] = int(value["number"])
-    elif value["logical"] is not None:
-        keys[name] = value["logical"] == "T"
-    else:
-        keys[name] = float("nan")  # none of these keywords may be a real number
+        return value["text"][1:-1].replace("''", "'")
+    if value["number"] is not None:
+        return int(value["number"])
+    if value["logical"] is not None:
+        return value["logical"] == "T"
+    return float("nan")  # none of these keywords may be a real number
 
 
-def _data_size(claim: Claim) -> int:
+def data_size(claim: Claim) -> int:
     """Return the bytes of data of an HDU (section 4.4.1.1 and 4.4.1.2 of the standard)."""
     if claim.number == 0 and claim.keys.get("SIMPLE") is not True:
         raise DamagedFileError("its first card is not SIMPLE = T")
@@ -187,19 +215,19 @@ def _data_size(claim: Claim) -> int:
     return abs(int(bits)) // 8 * copies * (extra + elements)
 
 
-def _columns(claim: Claim) -> tuple[Column, ...]:
+def columns_of(claim: Claim) -> tuple[Column, ...]:
     """Return the columns of a table, which fill its rows."""
     fields, width, found = claim.whole("TFIELDS"), 0, []
     if fields > 999:
         raise DamagedFileError(f"HDU {claim.number} has TFIELDS = {fields}")
     for field in range(1, fields + 1):
         text = claim.text(f"TFORM{field}")
-        form = _FORM.fullmatch(text)
-        if form is None or (form[2] in "PQ" and form[1] not in ("", "0", "1")):
+        form = _form(text)
+        if form is None:
             raise DamagedFileError(f"HDU {claim.number} has TFORM{field} = {text!r}")
-        repeat, kind, item = int(form[1] or 1), form[2], ITEM.get(form[3][:1], 1)
+        repeat, kind, item, size = form
         found.append(Column(claim.text(f"TTYPE{field}"), kind, repeat, width, item))
-        width += -(-repeat // 8) if kind == "X" else repeat * ITEM[kind]
+        width += size
     if width != claim.whole("NAXIS1"):
         raise DamagedFileError(
             f"the columns of HDU {claim.number} take {width} bytes a row, and its NAXIS1 is "
@@ -208,7 +236,19 @@ def _columns(claim: Claim) -> tuple[Column, ...]:
     return tuple(found)
 
 
-def _heap(claim: Claim, columns: tuple[Column, ...]) -> Heap:
+@lru_cache(maxsize=1024)
+def _form(text: str) -> tuple[int, str, int, int] | None:
+    """Return elements, letter, bytes of an element in the heap, and bytes in a row of a format."""
+    form = _FORM.fullmatch(text)
+    if form is None or (form[2] in "PQ" and form[1] not in ("", "0", "1")):
+        return None
+    repeat, kind = int(form[1] or 1), form[2]
+    size = -(-repeat // 8) if kind == "X" else repeat * ITEM[kind]
+    return repeat, kind, ITEM.get(form[3][:1], 1), size
+
+
+def heap_of(claim: Claim, columns: tuple[Column, ...]) -> Heap:
+    """Return where the rows of a table and the arrays that they point to are."""
     width, rows = claim.whole("NAXIS1"), claim.whole("NAXIS2")
     start = claim.whole("THEAP", width * rows)
     if not width * rows <= start <= max(claim.size, width * rows):
@@ -216,7 +256,7 @@ def _heap(claim: Claim, columns: tuple[Column, ...]) -> Heap:
     return Heap(claim.number, claim.start, width, rows, start, claim.size - start, columns)
 
 
-def _tiles(claim: Claim, size: int) -> Tiles:
+def tiles_of(claim: Claim, size: int) -> Tiles:
     """Return how an image is compressed, if it is in a way that can be checked."""
     method, axes = claim.text("ZCMPTYPE"), claim.whole("ZNAXIS", low=1)
     if claim.keys["ZIMAGE"] is not True or method not in (*GZIP, *RICE, "NOCOMPRESS"):

@@ -248,7 +248,7 @@ def _to_hub(upload: Upload, destination: str, change: Change) -> str:
     if parse(f"hf:{owner}/{repository}@{branch}/{file}").revision != branch:
         raise InputError(f"the branch {branch!r:.80} cannot be part of a location; it has no '/'")
     require_network(target, "push to a folder")
-    from spender_core.archives import repository as hosted
+    from spender_core.archives.downloads import repository as hosted
 
     commit = hosted.commit(upload, f"{owner}/{repository}", file, change)
     return f"hf:{owner}/{repository}@{commit}/{file}#sha256={upload.sha256}"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from spender_core.archives import cache, transport
+from spender_core.archives.downloads import cache, transport
 from spender_core.archives.location import Wanted, redacted, storage_options, told
 from spender_core.archives.writing import file_sha256, settle
 from spender_core.errors import (

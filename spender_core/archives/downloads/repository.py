@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from spender_core.archives import asking, transport
+from spender_core.archives.downloads import asking, transport
 from spender_core.archives.location import hub, told
 from spender_core.errors import FileError, InputError, OfflineError, SpenderError
 from spender_core.records import printable
 
 if TYPE_CHECKING:
-    from spender_core.archives.publishing import Change, Upload
+    from spender_core.archives.downloads.publishing import Change, Upload
 
 _MAIN = "main"
 _AGAIN = "Push again: if the commit was made all the same, that is found, and nothing is done"

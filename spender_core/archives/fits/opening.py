@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import gzip
-import os
 import re
-import stat
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
-import fsspec
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyWarning
 from astropy.utils.exceptions import AstropyUserWarning
 
-from spender_core.archives.claims import check
+from spender_core.archives.fits.claims import check
 from spender_core.archives.location import (
     is_page,
     is_remote,
-    normal,
     redacted,
-    require_network,
-    storage_options,
 )
+from spender_core.archives.remote.files import MemoryFile, Reader, forget, open_bytes
 from spender_core.errors import (
     DamagedFileError,
     FileError,
@@ -39,10 +33,6 @@ from spender_core.errors import (
 EXPANSION = 16
 """Bytes that a byte of a gzipped file may become; those of real spectra become 1.3 to 9."""
 
-LARGEST_STREAM = 4 << 30
-"""Bytes that are taken from a server which does not say how many there are."""
-
-_BLOCK = 4 << 20
 _IN_MEMORY = 8 << 20
 _TRANSPORT = ("aiohttp", "aiobotocore", "botocore", "s3fs", "httpx", "httpx2", "huggingface_hub")
 """Packages whose errors mean that a server could not be reached."""
@@ -68,7 +58,7 @@ def open_fits(url: str, contents: bool = True) -> Iterator[fits.HDUList]:
         FileError: The file cannot be read, or is not FITS; or whoever reads it here fails.
         OfflineError: It is remote, and its server cannot be reached, or SPENDER_OFFLINE is set.
     """
-    with reading(url), _strict(), _source(url) as given, _plain(given) as file:
+    with reading(url), _strict(), open_bytes(url) as given, _plain(given.as_file()) as file:
         check(cast(BinaryIO, file), file.size, contents)
         file.seek(0)
         with fits.open(file, memmap=False, lazy_load_hdus=True) as hdus:
@@ -79,7 +69,8 @@ def open_fits(url: str, contents: bool = True) -> Iterator[fits.HDUList]:
 def reading(url: str) -> Iterator[None]:
     """Turn whatever goes wrong while a file is read into a SpenderError that names it.
 
-    No message shows the secrets of a URL: user, password and the values of its query.
+    No message shows the secrets of a URL: user, password and the values of its query. What the
+    cache has of a damaged file is removed.
 
     Raises:
         MissingFileError: The file does not exist.
@@ -89,6 +80,7 @@ def reading(url: str) -> Iterator[None]:
     try:
         yield
     except DamagedFileError as error:
+        forget(url)
         raise _explained(error, url) from None
     except InputError as error:
         raise _explained(DamagedFileError(str(error)), url) from error
@@ -134,56 +126,8 @@ def is_absence(error: FileNotFoundError) -> bool:
     return getattr(error.__cause__, "status", None) in (404, 410)
 
 
-class _Window:
-    """A file of known size, of which no more is asked than there is, and which stays open."""
-
-    mode = "rb"
-
-    def __init__(self, file: Any, size: int, remote: bool = False) -> None:
-        self._file, self.size, self.remote = file, size, remote
-
-    def read(self, count: int = -1) -> bytes:
-        left = max(self.size - self.tell(), 0)
-        return bytes(self._file.read(left if count is None or count < 0 else min(count, left)))
-
-    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_END:
-            place, whence = self.size + place, os.SEEK_SET
-        return int(self._file.seek(place, whence))
-
-    def tell(self) -> int:
-        return int(self._file.tell())
-
-    def close(self) -> None:
-        """Stay open: whoever opened the file closes it."""
-
-
 @contextmanager
-def _source(url: str) -> Iterator[_Window]:
-    """Open a file as it is, in bytes."""
-    url = normal(url)
-    if is_remote(url):
-        require_network(url)
-        filesystem, path = fsspec.url_to_fs(url, **storage_options(url))
-        with filesystem.open(path, "rb", **_access(filesystem, path)) as file:
-            if getattr(file, "size", None) is not None and file.seekable():
-                yield _Window(file, file.size, remote=True)
-            else:
-                with _copied(file, LARGEST_STREAM, "has no end") as copy:
-                    yield _Window(copy._file, copy.size, remote=True)
-        return
-    path = url
-    kind = Path(path).stat().st_mode
-    if stat.S_ISDIR(kind):
-        raise FileError(f"{path} is a folder, not a file; give the files in it")
-    if not stat.S_ISREG(kind):
-        raise FileError(f"{path} is no regular file, so that it may have no end; make a copy")
-    with open(path, "rb") as local:
-        yield _Window(local, os.fstat(local.fileno()).st_size)
-
-
-@contextmanager
-def _plain(given: _Window) -> Iterator[_Window]:
+def _plain(given: Reader) -> Iterator[Reader]:
     """Give a FITS file as it is, or decompressed; refuse what is something else."""
     start = given.read(512)
     given.seek(0)
@@ -209,7 +153,7 @@ def _plain(given: _Window) -> Iterator[_Window]:
 
 
 @contextmanager
-def _copied(file: Any, most: int, excess: str) -> Iterator[_Window]:
+def _copied(file: Any, most: int, excess: str) -> Iterator[Reader]:
     """Copy a stream to a temporary file, as far as it is not too long."""
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as copy:
         size = 0
@@ -218,17 +162,20 @@ def _copied(file: Any, most: int, excess: str) -> Iterator[_Window]:
             if size > most:
                 raise DamagedFileError(f"it {excess}")
             copy.write(part)
-        copy.seek(0)
-        yield _Window(copy, size)
+        yield Reader(_Copy(copy, size))
 
 
-def _access(filesystem: Any, path: str) -> dict[str, Any]:
-    """Return how a file is read: by blocks, each once, or as one stream if need be."""
-    blocks = {"cache_type": "blockcache", "block_size": _BLOCK}
-    if "http" not in filesystem.protocol:
-        return blocks if "s3" in filesystem.protocol else {}
-    info = filesystem.info(path)
-    return blocks | {"size": info["size"]} if info.get("partial") else {"block_size": 0}
+class _Copy(MemoryFile):
+    """A temporary file, in memory or on disk."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        super().__init__("", b"", remote=False)
+        self._file, self.size = file, size
+
+    def read_at(self, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` to `stop`; see `ByteFile`."""
+        self._file.seek(start)
+        return self._file.read(stop - start)
 
 
 @contextmanager

@@ -162,8 +162,8 @@ def _follow(
     """Return the answer, wherever the address leads, and the commit that was told on the way."""
     commit, start = "", url
     for _ in range(MOST_STEPS):
-        bare, login = _login(url)
-        told = {"Authorization": f"Bearer {token}"} if token and _is_hub(url) else {}
+        bare, login = split_login(url)
+        told = {"Authorization": f"Bearer {token}"} if token and is_hub(url) else {}
         response = session.get(
             bare,
             headers={**headers, **told},
@@ -202,7 +202,7 @@ def token() -> str:
     return given
 
 
-def _login(url: str) -> tuple[str, HTTPBasicAuth | None]:
+def split_login(url: str) -> tuple[str, HTTPBasicAuth | None]:
     """Split user and password from a URL."""
     parts = urlsplit(url)
     if "@" not in parts.netloc:
@@ -212,7 +212,8 @@ def _login(url: str) -> tuple[str, HTTPBasicAuth | None]:
     return urlunsplit(parts._replace(netloc=host)), HTTPBasicAuth(user, password)
 
 
-def _is_hub(url: str) -> bool:
+def is_hub(url: str) -> bool:
+    """Tell whether a URL is on the Hugging Face Hub, which alone is told the user's token."""
     return urlsplit(url)[:2] == urlsplit(hub())[:2]
 
 

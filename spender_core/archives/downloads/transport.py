@@ -22,7 +22,7 @@ from typing import Any
 
 import urllib3
 
-from spender_core.archives.asking import Conversation, PassingError, Reply, Session
+from spender_core.archives.downloads.asking import Conversation, PassingError, Reply, Session
 from spender_core.archives.location import is_page, redacted
 from spender_core.archives.writing import free_space
 from spender_core.errors import FileError, InputError, MissingFileError, OfflineError, SpenderError
@@ -37,7 +37,9 @@ STEP = 1 << 20
 LARGEST = 50 << 30
 """Bytes beyond which no body is taken for weights."""
 
-_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+AGAIN = (408, 425, 429, 500, 502, 503, 504)
+"""Answers after which another try may go well."""
+
 _log = logging.getLogger(__name__)
 
 Report = Callable[[int, int | None], None]
@@ -178,8 +180,8 @@ def _check_status(reply: Reply, url: str, part: Path) -> None:
     if status == 416:
         discard(part)
         raise PassingError("the part that is there is longer than the file", tries=1)
-    if status in _AGAIN:
-        raise PassingError(said, wait=_retry_after(reply))
+    if status in AGAIN:
+        raise PassingError(said, wait=retry_after(reply.headers.get("Retry-After", "")))
     if status not in (200, 206):
         raise OfflineError(f"cannot download {where}: {said}")
     encoding = reply.headers.get("Content-Encoding", "identity").strip().lower()
@@ -203,7 +205,7 @@ def _watched(
         if not piece:
             break
         if first and size == 0 and (page or is_page(piece)):
-            raise PassingError(f"the server sent a web page instead{_title(piece)}", tries=1)
+            raise PassingError(f"the server sent a web page instead{title_of(piece)}", tries=1)
         first = False
         size += len(piece)
         if size > (total or LARGEST):
@@ -292,16 +294,17 @@ def _length(reply: Reply) -> int | None:
     return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
 
 
-def _retry_after(reply: Reply) -> float:
-    """Return the seconds that a server asks to wait (RFC 9110, 10.2.3); 0 if it does not."""
-    text = reply.headers.get("Retry-After", "").strip()
+def retry_after(text: str) -> float:
+    """Return the seconds of a header Retry-After (RFC 9110, 10.2.3); 0 if it tells none."""
+    text = text.strip()
     try:
         return float(urllib3.Retry().parse_retry_after(text)) if 0 < len(text) < 40 else 0.0
     except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
         return 0.0
 
 
-def _title(chunk: bytes) -> str:
+def title_of(chunk: bytes) -> str:
+    """Return the title of a web page, to be shown in brackets; "" if it has none."""
     found = re.search(rb"<title[^>]*>([^<]{1,80})", chunk, re.I)
     if not found:
         return ""

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,7 @@ _RICE_BITS = {1: (3, 6), 2: (4, 14), 4: (5, 25)}
 """By bytes of a pixel: bits of a block's code, and the code less 1 of pixels stored as they are."""
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A column of a table: its type's letter, elements, place in a row (bytes).
 
     For arrays of variable length, `item` is the size of their elements, bytes.

@@ -1,0 +1,1 @@
+"""Catalogues: scanned a few rows at a time, for conditions and places on the sky."""

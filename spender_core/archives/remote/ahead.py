@@ -1,0 +1,215 @@
+"""Small files fetched whole, many at once, before whoever reads them comes to them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Self
+
+from spender_core.archives.location import is_remote, normal, offline, redacted
+from spender_core.archives.remote import blocks, fetching, keeping, whole
+from spender_core.errors import MissingFileError, SpenderError
+
+HELD = 256 << 20
+"""Bytes that may be there and not yet taken; beyond them no further file is asked for."""
+
+WAITING = 4096
+"""Files that may be asked for and not there yet."""
+
+TAKEN = 64 << 20
+"""Bytes of files that are kept in memory after they were taken, for whoever takes them again."""
+
+_GUESS = 256 << 10
+_active: list[Ahead] = []
+_lock = threading.Lock()
+
+
+@dataclass
+class _Job:
+    """One of the files that are wanted: where it may be, and what came of each place."""
+
+    urls: list[str]
+    at: int = 0
+    done: threading.Event = field(default_factory=threading.Event)
+    found: dict[str, bytes | SpenderError | None] = field(default_factory=dict)
+    running: Future[fetching.Fetched] | None = None
+
+
+class Ahead:
+    """Fetches files in order, while it is entered; `open_bytes` then gives what came of them.
+
+    A file may have several places; a later one is asked only where those before do not have the
+    file. What failed is not tried again, and `open_bytes` raises the same.
+
+    Args:
+        files: The URLs of each file, in the order in which they are wanted. Local paths are left
+            out.
+        ahead: Files that may be asked for and not there yet.
+    """
+
+    def __init__(self, files: Sequence[Sequence[str]], ahead: int = WAITING) -> None:
+        self._jobs: list[_Job] = []
+        self._of: dict[str, _Job] = {}
+        self._most = max(ahead, 1)
+        for places in files:
+            urls = [normal(url) for url in ([places] if isinstance(places, str) else places)]
+            urls = [url for url in urls if is_remote(url) and url not in self._of]
+            if urls:
+                self._jobs.append(_Job(urls))
+                self._of.update(dict.fromkeys(urls, self._jobs[-1]))
+        self._next = self._waiting = self._held = self._came = self._files = 0
+        self._state = threading.RLock()
+        self._taken: OrderedDict[str, bytes] = OrderedDict()
+        self._saver = ThreadPoolExecutor(1, thread_name_prefix="spender-saving")
+        self._over = False
+
+    def __enter__(self) -> Self:
+        with _lock:
+            _active.append(self)
+        self._go_on()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with _lock:
+            _active.remove(self)
+        with self._state:
+            self._over = True
+            running = [job.running for job in self._jobs if job.running is not None]
+        for one in running:
+            one.cancel()
+        self._saver.shutdown()
+        for job in self._jobs:
+            job.done.set()
+            job.found.clear()
+        self._taken.clear()
+        keeping.tell()
+
+    def knows(self, url: str) -> bool:
+        """Tell whether the file is one of those that are wanted."""
+        return url in self._of
+
+    def take(self, url: str) -> bytes | None:
+        """Wait for a file and return it; None if it is to be looked for as any other.
+
+        Raises:
+            SpenderError: It could not be fetched.
+        """
+        job = self._of[url]
+        with self._state:
+            if url in self._taken:
+                self._taken.move_to_end(url)
+                return self._taken[url]
+            if job.running is None and not job.done.is_set() and not self._over:
+                self._begin(job)
+        job.done.wait()
+        with self._state:
+            found = job.found.get(url)
+            if isinstance(found, bytes):
+                job.found[url] = None
+                self._held -= len(found)
+                self._taken[url] = found
+                while sum(map(len, self._taken.values())) > TAKEN and len(self._taken) > 1:
+                    self._taken.popitem(last=False)
+        self._go_on()
+        if isinstance(found, SpenderError):
+            raise type(found)(*found.args)
+        return found
+
+    def _go_on(self) -> None:
+        """Ask for as many further files as may be."""
+        while True:
+            with self._state:
+                mean = self._came // self._files if self._files else _GUESS
+                room = HELD - self._held - self._waiting * mean
+                if self._over or self._waiting >= self._most or room <= 0:
+                    return
+                if self._next == len(self._jobs):
+                    return
+                job = self._jobs[self._next]
+                self._next += 1
+                if job.running is None and not job.done.is_set():
+                    self._begin(job)
+
+    def _begin(self, job: _Job) -> None:
+        """Ask for a file at the next of its places, or find that it is in the cache."""
+        if offline():
+            _find_cached(job)
+            return
+        while job.at < len(job.urls):
+            url = job.urls[job.at]
+            if blocks.is_complete(url):
+                break
+            if len(job.urls) > job.at + 1 and whole.is_absent(url):
+                job.found[url] = _missing(url)
+                job.at += 1
+                continue
+            self._waiting += 1
+            job.running = fetching.submit(url)
+            job.running.add_done_callback(lambda came: self._arrived(job, came))
+            return
+        job.done.set()
+
+    def _arrived(self, job: _Job, came: Future[fetching.Fetched]) -> None:
+        """Hand what came to the thread that saves it, since the network is not to wait."""
+        with self._state:
+            self._waiting -= 1
+            if self._over or came.cancelled():
+                job.done.set()
+                return
+            self._saver.submit(self._keep, job, came)
+
+    def _keep(self, job: _Job, came: Future[fetching.Fetched]) -> None:
+        url = job.urls[job.at]
+        try:
+            fetched = came.result()
+        except SpenderError as error:
+            with self._state:
+                job.found[url] = error
+                if isinstance(error, MissingFileError) and job.at + 1 < len(job.urls):
+                    whole.note_absent(url)
+                    job.at += 1
+                    self._begin(job)
+                else:
+                    job.done.set()
+            self._go_on()
+            return
+        saved = False
+        try:  # before anybody has it, so that whoever finds it damaged can remove it
+            saved = blocks.save(url, fetched.data, fetched.version)
+        finally:
+            size = len(fetched.data)
+            with self._state:
+                self._came, self._files = self._came + size, self._files + 1
+                if saved and self._held > HELD // 4:
+                    job.found[url] = None  # it can be had from the disk
+                else:
+                    job.found[url] = fetched.data
+                    self._held += size
+            job.done.set()
+        self._go_on()
+
+
+def _find_cached(job: _Job) -> None:
+    """Where no server can be asked: a place that the cache has counts as the first that exists."""
+    there = next((k for k, url in enumerate(job.urls) if blocks.is_complete(url)), None)
+    if there is not None:
+        job.found.update({url: _missing(url) for url in job.urls[:there]})
+    job.done.set()
+
+
+def _missing(url: str) -> MissingFileError:
+    return MissingFileError(f"there is no file {redacted(url)}; check the path, or the root")
+
+
+def taken(url: str) -> bytes | None:
+    """Return a file that is being fetched ahead; None if it is none of those.
+
+    Raises:
+        SpenderError: It could not be fetched.
+    """
+    with _lock:
+        knowing = [ahead for ahead in _active if ahead.knows(url)]
+    return knowing[-1].take(url) if knowing else None

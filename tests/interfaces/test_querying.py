@@ -1,0 +1,111 @@
+"""Queries of instruments whose loaders know no catalogue, or an odd one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from spender_core.archives.catalogues.scanning import Catalogue, CatalogueFile, CatalogueRequest
+from spender_core.archives.catalogues.skies import Cone
+from spender_core.batch import SpectrumBatch
+from spender_core.errors import InputError
+from spender_core.interfaces import Instrument, Loader
+
+
+class Knowing(Loader):
+    """Answers queries from one table, and keeps what it was asked."""
+
+    id_dtype = np.dtype([("NUMBER", "i8"), ("PART", "U4")])
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked: list[CatalogueRequest] = []
+
+    def recognises(self, url: str) -> bool:
+        return False
+
+    def load(self, url: str) -> SpectrumBatch:
+        raise NotImplementedError
+
+    def catalogue(self, asked: CatalogueRequest) -> Catalogue:
+        self.asked.append(asked)
+        return Catalogue(
+            parts=((CatalogueFile(str(self.path)),),),
+            ids={"NUMBER": ("ID",), "PART": ("PART",)},
+            position=(("RA",), ("DEC",)),
+            shown=("Z",),
+            cuts=lambda known: [],
+        )
+
+
+class Unknowing(Knowing):
+    catalogue = Loader.catalogue
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    rows = {"ID": np.arange(5, dtype="i2"), "PART": ["a", "b", "a", "é", ""], "Z": np.ones(5)}
+    rows |= {"RA": np.arange(5.0), "DEC": np.zeros(5)}
+    Table(rows).write(tmp_path / "rows.parquet")
+    return tmp_path / "rows.parquet"
+
+
+def test_ids_have_the_types_of_the_loader(mine: Instrument, path: Path) -> None:
+    mine.loader = Knowing(path)  # type: ignore[misc]
+    found = mine.query({"ID": (1, None)})
+    assert found.colnames == ["NUMBER", "PART", "Z"]
+    assert found["NUMBER"].dtype == np.int64
+    assert found["PART"].tolist() == ["b", "a", "é", ""]
+
+
+def test_what_is_asked_reaches_the_loader(mine: Instrument, path: Path) -> None:
+    loader = Knowing(path)
+    mine.loader = loader  # type: ignore[misc]
+    seen: list[Sequence[int]] = []
+    found = mine.query(
+        cone=(1, 0, 1.5),
+        target=["a", "B"],
+        primary="best",
+        quality=False,
+        root=path.parent,
+        release="dr0",
+        catalogue="https://me:secret@example.org/a?key=secret",
+        progress=lambda *counts: seen.append(counts),
+    )
+    assert loader.asked == [
+        CatalogueRequest(
+            region=Cone(1.0, 0.0, 1.5),
+            target=("A", "B"),
+            primary="best",
+            quality=False,
+            root=str(path.parent),
+            release="dr0",
+            catalogue="https://me:secret@example.org/a?key=secret",
+        )
+    ]
+    assert found["NUMBER"].tolist() == [0, 1, 2]
+    assert seen == [(5, 5, 3)]
+    assert "secret" not in str(found.meta)
+    assert found.meta["RELEASE"] == "dr0"
+
+
+def test_no_catalogue_means_no_queries(mine: Instrument, path: Path) -> None:
+    with pytest.raises(InputError, match="reads no files"):
+        mine.query("Z > 1")
+    mine.loader = Unknowing(path)  # type: ignore[misc]
+    with pytest.raises(InputError, match="Unknowing knows no catalogue"):
+        mine.query("Z > 1")
+
+
+@pytest.mark.parametrize(
+    "asked", [{"limit": True}, {"columns": [1]}, {"target": [""]}, {"catalogue": 3}, {"root": 3}]
+)
+def test_malformed_arguments_are_refused(mine: Instrument, path: Path, asked: Any) -> None:
+    mine.loader = Knowing(path)  # type: ignore[misc]
+    with pytest.raises(InputError):
+        mine.query(**asked)
