@@ -103,6 +103,8 @@ class Study:
             "PROGRAM": self.data.what,
             "HEALPIX": -1,
             "TILEID": -1,
+            "NIGHT": -1,
+            "PETAL": -1,
         }
         ids = np.zeros(count, id_dtype(self.data.instruments[self.instrument]))
         for name in ids.dtype.names or ():

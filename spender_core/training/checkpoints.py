@@ -115,12 +115,17 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """Return the newest checkpoint that is sound; None if there is none at all.
 
+        What a killed process left half done is removed, since a run that has nothing more to save
+        would leave it there.
+
         Warns:
             CheckpointWarning: A newer one is damaged; it is named, with the reason.
 
         Raises:
             FileError: All of them are damaged.
         """
+        if self._main:
+            self._sweep()
         faults: list[str] = []
         for step in reversed(self.steps()):
             path = self.path(step)

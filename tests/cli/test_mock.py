@@ -51,7 +51,7 @@ def test_files_that_tell_no_conditions_are_refused(
 ) -> None:
     spec = write_spec(tmp_path / "spec.fits")
     ran = spender("mock", "sdss", "--conditions", spec, "-o", tmp_path / "mocks.fits")
-    assert_one_line(ran, "has no column sky")
+    assert_one_line(ran, "has no column SKY")
     assert not (tmp_path / "mocks.fits").exists()
 
 

@@ -79,7 +79,7 @@ def banded(count: int = 5, offsets: tuple[int, ...] = OFFSETS) -> BandedLSF:
 
 def test_ids_have_the_columns_of_spender_first() -> None:
     expected = {"TARGETID": "target_id", "SURVEY": "survey", "PROGRAM": "program"}
-    expected |= {"HEALPIX": "healpix", "TILEID": "tileid"}
+    expected |= {"HEALPIX": "healpix", "TILEID": "tileid", "NIGHT": "night", "PETAL": "petal"}
     assert list(id_fields(registry.instrument("desi")).items()) == list(expected.items())
     assert split_fields(registry.instrument("desi")) == ("TARGETID",)
     boss = registry.instrument("boss")

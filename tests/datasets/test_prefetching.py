@@ -24,14 +24,19 @@ from spender_core.errors import FileError, SpenderError
 pytest.importorskip("pyarrow")
 
 
+BEFORE: list[threading.Thread] = []
+"""Threads that other tests have left; that which fetches lives as long as its process."""
+
+
 def threads() -> list[str]:
-    names = [thread.name for thread in threading.enumerate()]
+    names = [thread.name for thread in threading.enumerate() if thread not in BEFORE]
     return [name for name in names if name.startswith("spender-")]
 
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Any:
     """Check that no thread outlives its stream; what a test has caught may hold one in a cycle."""
+    BEFORE[:] = threading.enumerate()
     yield
     if threads():
         gc.collect()

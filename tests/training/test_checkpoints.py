@@ -221,3 +221,8 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(3)}, left / "model.safetensors")
     Checkpoints(tmp_path).save(8, write)
     assert names(tmp_path) == ["step-00000008"]
+    (tmp_path / ".step-00000005.old").mkdir()
+    assert Checkpoints(tmp_path, main=False).newest() == tmp_path / "step-00000008"
+    assert (tmp_path / ".step-00000005.old").exists()
+    assert Checkpoints(tmp_path).newest() == tmp_path / "step-00000008"
+    assert names(tmp_path) == ["step-00000008"]
