@@ -90,33 +90,65 @@ def _rows(table: Table, loader: Loader | None) -> NDArray[np.void]:
         raise InputError("this instrument reads no files; bring its spectra in with `batch`")
     if len(table) == 0:
         raise InputError("the table of ids has no rows, so there is nothing to read")
-    kinds, known = loader.id_dtype, {str(name).upper(): name for name in table.colnames}
-    fields = [name for name in kinds.names or () if name.upper() in known]
-    if not fields:
+    kinds = loader.id_dtype
+    places = {name: _place(table, name) for name in kinds.names or ()}
+    columns = {
+        name: id_column(table[place], kinds[name], f"the column {place} of the table")
+        for name, place in places.items()
+        if place is not None
+    }
+    if not columns:
         raise InputError(
             f"the table has none of the columns of an id, {', '.join(kinds.names or ())}; it has "
             f"{', '.join(map(str, table.colnames[:20]))}"
         )
-    columns = {name: _plain(table, known[name.upper()], kinds[name]) for name in fields}
     rows = np.empty(len(table), dtype=[(name, values.dtype) for name, values in columns.items()])
     for name, values in columns.items():
         rows[name] = values
     return rows
 
 
-def _plain(table: Table, name: Any, kind: np.dtype[Any]) -> NDArray[Any]:
-    """Return a column of the kind that the field has: text, or numbers."""
-    masked = np.ma.asarray(table[name])
+def _place(table: Table, field: str) -> Any:
+    """Return the column of a table that holds a field of ids, None if it lacks it."""
+    if field in table.colnames:
+        return field
+    found = [name for name in table.colnames if str(name).upper() == field.upper()]
+    if len(found) > 1:
+        raise InputError(f"the table has more than one column {field}: {', '.join(found)}")
+    return found[0] if found else None
+
+
+def id_column(column: Any, kind: np.dtype[Any], shown: str) -> NDArray[Any]:
+    """Return a field of ids as the loader has it: text, or whole numbers that fit its type.
+
+    Args:
+        column: Values of the field, shape (N,). For text, whole numbers will do.
+        kind: Type of the field.
+        shown: What to call the column in messages.
+
+    Raises:
+        InputError: It holds anything else, or rows without a value.
+    """
+    masked = np.ma.asarray(column)
     if np.ma.getmaskarray(masked).any():
-        raise InputError(f"the column {name} of the table has rows without a value")
-    values = np.asarray(masked)
-    text = kind.kind in "US"
-    if values.ndim != 1 or values.dtype.kind not in ("USO" if text else "iu"):
+        raise InputError(f"{shown} has rows without a value")
+    values, text = np.asarray(masked), kind.kind in "US"
+    if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
+        values = values.astype(str)
+    if values.ndim != 1 or values.dtype.kind not in ("USiu" if text else "iu"):
         needed = "text" if text else "whole numbers"
-        raise InputError(f"the column {name} of the table must hold {needed}, not {values.dtype}")
-    if values.dtype.kind == "S":
-        values = np.char.decode(values, "ascii", "replace")
-    return np.char.strip(values.astype(str)) if text else values.astype(kind)
+        shape = f" of shape {values.shape[1:]}" if values.ndim > 1 else ""
+        raise InputError(f"{shown} must hold {needed}, not {values.dtype}{shape}")
+    if text:
+        if values.dtype.kind == "S":
+            values = np.char.decode(values, "utf-8", "replace")
+        return np.char.strip(values.astype(str))
+    limits = np.iinfo(kind)
+    if len(values) and not limits.min <= int(values.min()) <= int(values.max()) <= limits.max:
+        raise InputError(
+            f"{shown} holds {values.min()} to {values.max()}, which does not fit into {kind}"
+        )
+    return values.astype(kind)
 
 
 def _is_one_id(source: Any) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from spender_core.archives.fits.opening import reading
 from spender_core.archives.images import cutout_urls, fetch_images
+from spender_core.archives.location import redacted
 from spender_core.batch import SpectrumBatch
 from spender_core.errors import (
     InputError,
@@ -51,13 +52,14 @@ class Imaging:
     ) -> NDArray[np.uint8]:
         """Return colour images of objects or positions, from the survey's public cutout service.
 
-        Where several are asked for and some cannot be had, these are black, with a
-        `PartialReadWarning`.
+        Where several are asked for and some cannot be had, or their positions cannot, these are
+        black, with a `PartialReadWarning`.
 
         Args:
-            where: (ra, dec) in degrees, numbers or arrays; angles or a SkyCoord of astropy; a
-                table with columns RA and DEC (or TARGET_RA, PLUG_RA); or whatever `read` takes,
-                or a batch, whose positions are read from the survey's files.
+            where: (ra, dec) in degrees, numbers or arrays; pairs of them, an array (N, 2) of real
+                numbers; angles or a SkyCoord of astropy; a table with columns RA and DEC (or
+                TARGET_RA, PLUG_RA); or whatever `read` takes, or a batch, whose positions are read
+                from the survey's files.
             size: Width and height, pixels.
             pixel_scale: Size of a pixel, arcsec; None for that of the service.
             layer: Which images; None for the first that the service has.
@@ -78,9 +80,12 @@ class Imaging:
         if loader is None:
             raise InputError(f"{self.name} has no survey from which images could come")
         service = loader.cutouts()
-        sky_N2, single = _positions(self.name, loader, where, root_of(root), release)
-        urls = cutout_urls(service, sky_N2, size, pixel_scale, layer)
-        found = fetch_images(urls, size)
+        size, pixel_scale = _plain(size), _plain(pixel_scale)
+        given, single = _positions(self.name, loader, where, root_of(root), release)
+        sky_N2 = np.array([place for place in given if not isinstance(place, SpenderError)])
+        urls = cutout_urls(service, sky_N2.reshape(-1, 2), size, pixel_scale, layer)
+        images = iter(fetch_images(urls, size))
+        found = [one if isinstance(one, SpenderError) else next(images) for one in given]
         failed = [one for one in found if isinstance(one, SpenderError)]
         if len(failed) == len(found):
             raise failed[0]
@@ -98,10 +103,17 @@ class Imaging:
         return result[0] if single else result
 
 
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _positions(
     name: str, loader: Loader, where: Any, root: str | None, release: str | None
-) -> tuple[NDArray[np.float64], bool]:
-    """Return right ascension and declination (N, 2), degrees, and whether one was asked for."""
+) -> tuple[list[NDArray[np.float64] | SpenderError], bool]:
+    """Return right ascension and declination (2,), degrees, of each object or why there is none.
+
+    Also whether one alone was asked for.
+    """
     given = _told(where)
     if given is not None:
         if given[0].shape != given[1].shape or given[0].ndim > 1:
@@ -112,7 +124,7 @@ def _positions(
         if given[0].size == 0:
             raise InputError("there are no positions to have images of")
         sky_N2 = np.stack(given, axis=-1)
-        return np.atleast_2d(sky_N2), sky_N2.ndim == 1
+        return list(np.atleast_2d(sky_N2)), sky_N2.ndim == 1
     alone = isinstance(where, (str, bytes, os.PathLike, tuple, np.void))
     if isinstance(where, SpectrumBatch):
         where = where.ids
@@ -122,32 +134,42 @@ def _positions(
         if are_paths(entries)
         else loader.locate(entries, root, release)
     )
-    files: dict[tuple[str, ...], NDArray[np.void]] = {}
-    parts = []
+    files: dict[tuple[str, ...], NDArray[np.void] | SpenderError] = {}
+    found: list[NDArray[np.float64] | SpenderError] = []
     for source in sources:
         if source.urls not in files:
             files[source.urls] = _of_file(loader, source.urls)
-        rows = files[source.urls]
-        keep = np.ones(len(rows), dtype=bool)
-        for field, value in source.rows.items():
-            keep &= rows[field] == value
-        if not keep.any():
-            raise MissingFileError(f"{name} has no position of {dict(source.rows)}")
-        parts.append(np.stack([rows["RA"][keep], rows["DEC"][keep]], axis=1))
-    sky_N2 = np.concatenate(parts).astype(np.float64)
-    return sky_N2, len(sky_N2) == 1 and alone
+        found += _of_source(name, source, files[source.urls])
+    return found, len(found) == 1 and alone
 
 
-def _of_file(loader: Loader, urls: Sequence[str]) -> NDArray[np.void]:
-    """Return what the first of these files that exists says of positions."""
-    for number, url in enumerate(urls, start=1):
+def _of_source(
+    name: str, source: Source, rows: NDArray[np.void] | SpenderError
+) -> list[NDArray[np.float64] | SpenderError]:
+    """Return the positions of the rows of a file that a source asks for, or why there are none."""
+    if isinstance(rows, SpenderError):
+        return [rows]
+    keep = np.ones(len(rows), dtype=bool)
+    for field, value in source.rows.items():
+        keep &= rows[field] == value
+    if not keep.any():
+        shown = ", ".join(map(redacted, source.urls))
+        return [MissingFileError(f"{name} has no position of {dict(source.rows)} in {shown}")]
+    return list(np.stack([rows["RA"][keep], rows["DEC"][keep]], axis=1).astype(np.float64))
+
+
+def _of_file(loader: Loader, urls: Sequence[str]) -> NDArray[np.void] | SpenderError:
+    """Return what the first of these files that exists says of positions, or why none does."""
+    failure = MissingFileError("no file was given")
+    for url in urls:
         try:
             with reading(url):
                 return loader.positions(url)
-        except MissingFileError:
-            if number == len(urls):
-                raise
-    raise MissingFileError("no file was given")
+        except MissingFileError as error:
+            failure = error
+        except SpenderError as error:
+            return error
+    return failure
 
 
 def _told(where: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
@@ -160,19 +182,30 @@ def _told(where: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
             if set(names) <= set(known):
                 return _degrees(where[known[names[0]]]), _degrees(where[known[names[1]]])
         return None
-    if isinstance(where, np.ndarray) and where.dtype.kind == "f" and where.shape[1:] == (2,):
-        return where[:, 0].astype(np.float64), where[:, 1].astype(np.float64)
     if isinstance(where, tuple) and len(where) == 2 and all(map(_is_number, where)):
         return _degrees(where[0]), _degrees(where[1])
+    if isinstance(where, (np.ndarray, list)):
+        pairs = _reals(where)
+        if pairs is not None and pairs.ndim in (1, 2) and pairs.shape[-1] == 2:
+            return pairs[..., 0], pairs[..., 1]
     return None
+
+
+def _reals(values: Any) -> NDArray[np.float64] | None:
+    """Return real numbers as an array; None if these are others, such as those of ids."""
+    try:
+        found = np.asarray(values)
+    except ValueError:  # of lists that differ in length
+        return None
+    return found.astype(np.float64) if found.dtype.kind == "f" else None
 
 
 def _is_number(value: Any) -> bool:
     """Tell whether a value is a number, or an array of them, with a unit or without."""
+    if isinstance(value, list):
+        return _reals(value) is not None
     plain = getattr(value, "value", value)
-    return (
-        not isinstance(plain, (str, bytes, list, tuple)) and np.asarray(plain).dtype.kind in "fiu"
-    )
+    return not isinstance(plain, (str, bytes, tuple)) and np.asarray(plain).dtype.kind in "fiu"
 
 
 def _degrees(values: Any) -> NDArray[np.float64]:

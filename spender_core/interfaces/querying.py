@@ -13,8 +13,8 @@ from spender_core.archives.catalogues.conditions import conditions
 from spender_core.archives.catalogues.scanning import CatalogueRequest, Wanted, select
 from spender_core.archives.catalogues.skies import region
 from spender_core.archives.location import redacted
-from spender_core.errors import InputError
-from spender_core.interfaces.asked import root_of
+from spender_core.errors import DamagedFileError, InputError
+from spender_core.interfaces.asked import id_column, root_of
 from spender_core.interfaces.loader import Loader
 
 if TYPE_CHECKING:
@@ -46,10 +46,11 @@ def query_table(
         FileError: A catalogue is missing or cannot be used.
         OfflineError: Its server cannot be reached.
     """
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+    whole = isinstance(limit, (int, np.integer)) and not isinstance(limit, bool)
+    if limit is not None and (not whole or limit < 1):
         raise InputError(f"limit must be a whole number above 0, or None for all, not {limit!r}")
     part = region(cone, box, healpix)
-    wanted = Wanted(conditions(where), part, _names("columns", columns), limit)
+    wanted = Wanted(conditions(where), part, _names("columns", columns), limit and int(limit))
     asked = CatalogueRequest(
         region=part,
         target=tuple(_names("target", target) or ()),
@@ -87,7 +88,7 @@ def _table(
 ) -> Table:
     from astropy.table import Table
 
-    table = Table({key: _column(key, values, ids) for key, values in columns.items()})
+    table = Table({key: _column(key, values, ids, asked) for key, values in columns.items()})
     table.meta["INSTRUME"] = name
     if asked.release is not None:
         table.meta["RELEASE"] = asked.release
@@ -96,9 +97,16 @@ def _table(
     return table
 
 
-def _column(name: str, values: NDArray[Any], ids: np.dtype[np.void]) -> NDArray[Any]:
+def _column(
+    name: str, values: NDArray[Any], ids: np.dtype[np.void], asked: CatalogueRequest
+) -> NDArray[Any]:
     """Return a column as people want it: text as such, ids of the type that the loader has."""
-    if values.dtype.kind == "S":
-        values = np.char.decode(values, "utf-8", "replace")
-    kind = ids[name] if name in (ids.names or ()) else None
-    return values if kind is None or kind.kind in "US" else values.astype(kind)
+    if name in (ids.names or ()):
+        if not len(values):
+            return values.astype(ids[name])
+        place = "the catalogue" if asked.catalogue is None else redacted(asked.catalogue)
+        try:
+            return id_column(values, ids[name], f"its column {name}")
+        except InputError as error:
+            raise DamagedFileError(f"cannot use {place}: {error}") from None
+    return np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values

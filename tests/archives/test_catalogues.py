@@ -22,7 +22,7 @@ from spender_core.archives.catalogues.scanning import (
     select,
 )
 from spender_core.archives.catalogues.skies import region
-from spender_core.errors import FileError, InputError, MissingFileError
+from spender_core.errors import FileError, InputError, MissingFileError, PartialReadWarning
 
 ROWS = 5000
 
@@ -149,7 +149,8 @@ def test_groups_are_one_table_with_computed_columns(table: Table, tmp_path: Path
         optional={"BITS": np.dtype("i8")},
         missing=True,
     )
-    found = select(catalogue, Wanted(conditions("RANK < 100 and PART in (0, 1)")))
+    with pytest.warns(PartialReadWarning, match=r"1 of 3 files .*absent\.fits"):
+        found = select(catalogue, Wanted(conditions("RANK < 100 and PART in (0, 1)")))
     kept = np.argsort(np.argsort(table["Z"])) < 100
     assert found["NUMBER"].tolist() == table["NUMBER"][kept].tolist()
     assert found["PART"].tolist() == (np.flatnonzero(kept) >= 2000).astype(int).tolist()
@@ -287,7 +288,8 @@ def test_small_files_are_fetched_together_and_missing_ones_passed_over(
         table[k::12].write(folder / f"{k}.fits")
     with serving(folder, latency=0.05) as server:
         urls = [server.at(f"{k}.fits") for k in [*range(12), "absent"]]
-        found = select(catalogue_of(*urls, missing=True, whole=True), Wanted([]))
+        with pytest.warns(PartialReadWarning, match="1 of 13 files"):
+            found = select(catalogue_of(*urls, missing=True, whole=True), Wanted([]))
         seen = server.seen()
     assert found["NUMBER"].tolist() == [n for k in range(12) for n in table["NUMBER"][k::12]]
     assert seen.requests == 13

@@ -159,6 +159,9 @@ def test_logic_agrees_with_judging_row_by_row(tree: Any) -> None:
         "Z > " + "-" * 300 + "1",
         "Z > 1" + " and Z > 1" * 2000,
         "CLASS in ('a', 1)",
+        "f(" + "-" * 2000 + "1)",
+        "Z in " + "-" * 2000 + "1",
+        "Z is " + "-" * 2000 + "1",
         "CLASS in ()",
         "Z \x00> 1",
     ],
@@ -196,6 +199,117 @@ def test_types_that_do_not_fit_are_refused(text: str, columns: Any) -> None:
 def test_numbers_beyond_their_type_give_no_error(columns: Any) -> None:
     assert not counted("BITS << 200 == 1", columns).any()
     assert not counted("Z / 0 == 0", columns).any()
+
+
+KINDS = [np.dtype(kind) for kind in ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8")]
+
+
+@st.composite
+def whole_numbers(draw: st.DrawFn) -> Any:
+    """Two columns of any types of whole numbers, which often are at their ends."""
+    columns = []
+    for _ in range(2):
+        kind = draw(st.sampled_from(KINDS))
+        ends = np.iinfo(kind)
+        least, most = int(ends.min), int(ends.max)
+        number = st.sampled_from([least, most, 0, 1, 3]) | st.integers(least, most)
+        columns.append(np.array(draw(st.lists(number, min_size=3, max_size=3)), dtype=kind))
+    return columns
+
+
+@settings(max_examples=300, deadline=None)
+@given(whole_numbers(), st.sampled_from("+-*"), st.sampled_from(sorted(OPERATORS)))
+def test_whole_numbers_do_not_wrap(columns: Any, sign: str, compare: str) -> None:
+    a, b = columns
+    combine = {"+": operator.add, "-": operator.sub, "*": operator.mul}[sign]
+    exact = [combine(int(x), int(y)) for x, y in zip(a, b, strict=True)]
+    text = f"A {sign} B {compare} 1000"
+    inside = all(abs(n) < 2**63 - 1024 for n in exact)
+    if inside and max(*a.tolist(), *b.tolist()) < 2**63:
+        expected = [bool(OPERATORS[compare](n, 1000)) for n in exact]
+        assert counted(text, {"A": a, "B": b}).tolist() == expected
+    elif any(abs(n) >= 2**63 for n in exact):
+        with pytest.raises(InputError, match=r"beyond 64 bits.*1\.0"):
+            counted(text, {"A": a, "B": b})
+
+
+def test_signs_bits_and_functions_of_short_whole_numbers() -> None:
+    short = np.array([-128, -1, 0, 127], dtype="i1")
+    plain = np.array([0, 1, 200, 255], dtype="u1")
+    for text, expected in {
+        "-A == 128": [True, False, False, False],
+        "abs(A) == 128": [True, False, False, False],
+        "-B < 0": [False, True, True, True],
+        "B << 4 > 3000": [False, False, True, True],
+        "~B < 0": [True, True, True, True],
+        "sqrt(B) > 14.15": [False, False, False, True],
+        "B % A == 0": [True, True, False, False],
+        "B % 0 == 0": [False] * 4,
+        "not B % 0 == 0": [True] * 4,
+    }.items():
+        assert counted(text, {"A": short, "B": plain}).tolist() == expected, text
+
+
+def test_numbers_of_64_bits_are_told_apart() -> None:
+    ids = np.array([2**63 + 1, 2**63 + 3, 2**62 + 1, 5], dtype=np.uint64)
+    for text, expected in {
+        f"A == {2**63 + 1}": [True, False, False, False],
+        f"A in ({2**63 + 1}, 5)": [True, False, False, True],
+        f"A > {2**63 + 1}": [False, True, False, False],
+        f"A in (-1, {2**62 + 1})": [False, False, True, False],
+        "A >> 62 == 2": [True, True, False, False],
+        "A & 3 == 3": [False, True, False, False],
+        "isfinite(A)": [True] * 4,
+    }.items():
+        assert counted(text, {"A": ids}).tolist() == expected, text
+    assert conditions({"A": [2**63 + 3, 5]})[0].keep({"A": ids}).tolist() == [0, 1, 0, 1]
+    assert conditions({"A": (2**63 + 2, None)})[0].keep({"A": ids}).tolist() == [0, 1, 0, 0]
+    assert counted(f"A - {2**62} == 1", {"A": ids[2:]}).tolist() == [True, False]
+    signed = ids[2:].astype(np.int64)
+    assert not counted(f"A in ({2**63 + 3}, {2**62})", {"A": signed}).any()
+
+
+def test_constants_are_rounded_as_the_column_is() -> None:
+    z = np.array([0.1, 0.3, 0.5], dtype="f4")
+    for text, expected in {
+        "Z == 0.1": [True, False, False],
+        "0.1 <= Z <= 0.3": [True, True, False],
+        "Z > 0.1": [False, True, True],
+        "Z in (0.3, 7.0)": [False, True, False],
+        "-Z == -0.3": [False, True, False],
+    }.items():
+        assert counted(text, {"Z": z}).tolist() == expected, text
+        one = counted(text, {"Z": z[:1]})
+        assert one.tolist() == expected[:1], f"{text} hangs on the size of a part"
+    assert conditions({"Z": 0.1})[0].keep({"Z": z}).tolist() == [True, False, False]
+    assert conditions({"Z": (0.1, 0.3)})[0].keep({"Z": z}).tolist() == [True, True, False]
+
+
+def test_a_whole_number_that_is_absent_meets_no_comparison() -> None:
+    plate = np.ma.array([0, 0, 7], mask=[False, True, False])
+    mags = np.ma.array([[1, 2]] * 3, mask=[[False, True]] * 3)
+    z = np.array([0.0, 1.0, 2.0])
+    for text, expected in {
+        "P == 0": [True, False, False],
+        "P != 0": [False, True, True],
+        "P < 100": [True, False, True],
+        "P in (0, 7)": [True, False, True],
+        "P not in (0, 7)": [False, True, False],
+        "P == 0 or Z > 0": [True, True, True],
+        "P + 1 == 1": [True, False, False],
+        "-P <= 0": [True, False, True],
+        "P & 1 == 0": [True, False, False],
+        "P << 1 == 0": [True, False, False],
+        "P * 0.5 == 0": [True, False, False],
+        "isfinite(P)": [True, False, True],
+        "sqrt(P) == 0": [True, False, False],
+        "M[1] == 2": [False] * 3,
+        "M[0] == 1": [True] * 3,
+    }.items():
+        found = counted(text, {"P": plate, "Z": z, "M": mags})
+        assert type(found) is np.ndarray
+        assert found.tolist() == expected, text
+    assert conditions({"P": (0, 7)})[0].keep({"P": plate}).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize(

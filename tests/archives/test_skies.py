@@ -145,6 +145,7 @@ def test_positions_that_are_not_on_the_sky_are_in_no_region() -> None:
         {"box": (1, 2, 3)},
         {"box": (1, 2, 5, 3)},
         {"box": (1, 2, -91, 3)},
+        {"box": (0, 720, 1, 2)},
         {"healpix": 5},
         {"healpix": (3, [1])},
         {"healpix": (0, [0])},

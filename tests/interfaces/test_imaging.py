@@ -98,6 +98,8 @@ RA, DEC = (np.array(values) for values in zip(*SKY.values(), strict=True))
         (RA, DEC),
         (RA * units.deg, (DEC * units.deg).to("rad")),
         np.stack([RA, DEC], axis=1),
+        list(SKY.values()),
+        (RA.tolist(), DEC.tolist()),
         SkyCoord(RA, DEC, unit="deg"),
         SkyCoord(RA, DEC, unit="deg").galactic,
         Table({"ra": RA, "dec": DEC, "NUMBER": [3, 2, 1]}),
@@ -109,7 +111,17 @@ RA, DEC = (np.array(values) for values in zip(*SKY.values(), strict=True))
         ["stars"],
     ],
     ids=[
-        *("arrays", "angles", "pairs", "SkyCoord", "galactic", "table", "columns"),
+        *(
+            "arrays",
+            "angles",
+            "pairs",
+            "list of pairs",
+            "lists",
+            "SkyCoord",
+            "galactic",
+            "table",
+            "columns",
+        ),
         *("ids in a table", "ids", "rows", "path", "paths"),
     ],
 )
@@ -127,7 +139,15 @@ def test_a_batch_has_images_in_its_order(eye: Instrument, truth: NDArray[np.uint
 
 
 @pytest.mark.parametrize(
-    "where", [(10.0, -5.0), (10, -5), (10 * units.deg, -5 * units.deg), (1,), SkyCoord("10d -5d")]
+    "where",
+    [
+        np.array([10.0, -5.0]),
+        (10.0, -5.0),
+        (10, -5),
+        (10 * units.deg, -5 * units.deg),
+        (1,),
+        SkyCoord("10d -5d"),
+    ],
 )
 def test_one_object_has_one_image(where: Any, eye: Instrument, truth: NDArray[np.uint8]) -> None:
     np.testing.assert_array_equal(eye.image(where, size=SIZE), truth[0])
@@ -159,6 +179,22 @@ def test_what_cannot_be_had_is_black(eye: Instrument, truth: NDArray[np.uint8]) 
 def test_what_is_no_position_is_refused(where: Any, message: str, eye: Instrument) -> None:
     with pytest.raises(InputError, match=message):
         eye.image(where, size=SIZE)
+
+
+def test_objects_without_a_position_are_black(eye: Instrument, truth: NDArray[np.uint8]) -> None:
+    with pytest.warns(PartialReadWarning, match=r"2 of 4 images .*NUMBER.* 4"):
+        found = eye.image([(1,), (4,), (3,), (5,)], size=np.int64(SIZE), pixel_scale=np.float32(1))
+    np.testing.assert_array_equal(found[[0, 2]], truth[[0, 2]])
+    assert not found[[1, 3]].any()
+
+
+def test_files_that_are_absent_are_black(eye: Instrument, truth: NDArray[np.uint8]) -> None:
+    with pytest.warns(PartialReadWarning, match=r"1 of 4 images .*absent"):
+        found = eye.image(["absent", "stars"], size=SIZE)
+    np.testing.assert_array_equal(found[1:], truth)
+    assert not found[0].any()
+    with pytest.raises(MissingFileError, match="absent"):
+        eye.image(["absent"], size=SIZE)
 
 
 def test_ids_that_files_lack_are_named(eye: Instrument) -> None:

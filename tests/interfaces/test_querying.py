@@ -13,7 +13,7 @@ from astropy.table import Table
 from spender_core.archives.catalogues.scanning import Catalogue, CatalogueFile, CatalogueRequest
 from spender_core.archives.catalogues.skies import Cone
 from spender_core.batch import SpectrumBatch
-from spender_core.errors import InputError
+from spender_core.errors import FileError, InputError
 from spender_core.interfaces import Instrument, Loader
 
 
@@ -61,6 +61,52 @@ def test_ids_have_the_types_of_the_loader(mine: Instrument, path: Path) -> None:
     assert found.colnames == ["NUMBER", "PART", "Z"]
     assert found["NUMBER"].dtype == np.int64
     assert found["PART"].tolist() == ["b", "a", "é", ""]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (np.array([1.0, 39627652591521793.0]), "whole numbers, not float64"),
+        (np.array([5, 2**63 + 1], dtype=np.uint64), "does not fit into int64"),
+        (np.arange(4).reshape(2, 2), r"whole numbers, not int64 of shape \(2,\)"),
+        (np.array(["x", "y"]), "whole numbers"),
+        (np.array([True, False]), "whole numbers, not bool"),
+    ],
+    ids=str,
+)
+def test_ids_that_are_none_are_refused(
+    mine: Instrument, tmp_path: Path, ids: Any, message: str
+) -> None:
+    Table({"ID": ids, "PART": ["a", "b"], "Z": [1.0, 2.0]}).write(tmp_path / "own.fits")
+    mine.loader = Knowing(tmp_path / "own.fits")  # type: ignore[misc]
+    with pytest.raises(FileError, match=f"NUMBER .*{message}"):
+        mine.query("Z > 0")
+    assert len(mine.query("Z > 2")) == 0
+
+
+def test_ids_without_a_value_are_refused_and_others_are_masked(
+    mine: Instrument, tmp_path: Path
+) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    import pyarrow.parquet as pq
+
+    rows = {"ID": [1, None, 3], "PART": ["a", "b", "c"], "BITS": pa.array([1, 2, None], pa.int16())}
+    pq.write_table(pa.table(rows), tmp_path / "own.parquet")
+    mine.loader = Knowing(tmp_path / "own.parquet")  # type: ignore[misc]
+    with pytest.raises(FileError, match="NUMBER has rows without a value"):
+        mine.query()
+    found = mine.query("isfinite(ID)", columns=["BITS"])
+    assert found["NUMBER"].tolist() == [1, 3]
+    assert found["BITS"].tolist() == [1, None]
+    for name in ("a.fits", "a.ecsv", "a.parquet"):
+        found.write(tmp_path / name)
+        assert Table.read(tmp_path / name)["BITS"].tolist() == [1, None], name
+
+
+def test_text_of_ids_may_be_stored_as_numbers(mine: Instrument, tmp_path: Path) -> None:
+    Table({"ID": [1, 2], "PART": [26, 103]}).write(tmp_path / "own.fits")
+    mine.loader = Knowing(tmp_path / "own.fits")  # type: ignore[misc]
+    assert mine.query("ID > 1", limit=np.int64(3))["PART"].tolist() == ["103"]
 
 
 def test_what_is_asked_reaches_the_loader(mine: Instrument, path: Path) -> None:

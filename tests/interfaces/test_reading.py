@@ -217,7 +217,7 @@ def test_a_table_of_ids_is_read_by_its_columns(mine: Any) -> None:
         (Table({"STAR": np.zeros(0, int)}), "no rows"),
         (Table({"Z": [0.1]}), "none of the columns of an id, STAR, NIGHT"),
         (Table({"STAR": [0.5]}), "must hold whole numbers"),
-        (Table({"STAR": [1], "NIGHT": [3]}), "must hold text"),
+        (Table({"STAR": [1], "NIGHT": [3.5]}), "must hold text"),
         (Table({"STAR": [[1, 2]]}), "must hold whole numbers"),
         (Table({"STAR": np.ma.array([1, 2], mask=[0, 1])}, masked=True), "without a value"),
     ],

@@ -6,14 +6,15 @@ redrock files beside those (0.4 MB each) have all that the redshift catalogue of
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spender_core.archives.catalogues.conditions import Columns, Cut
-from spender_core.archives.catalogues.rowsets import open_rows
+from spender_core.archives.catalogues.conditions import Cut
+from spender_core.archives.catalogues.rowsets import check_kinds, open_rows
 from spender_core.archives.catalogues.scanning import (
     Catalogue,
     CatalogueFile,
@@ -21,7 +22,8 @@ from spender_core.archives.catalogues.scanning import (
     Derived,
 )
 from spender_core.archives.catalogues.skies import Region
-from spender_core.errors import InputError
+from spender_core.archives.catalogues.values import Columns
+from spender_core.errors import DamagedFileError, InputError, SpenderWarning
 from spender_desi import places
 from spender_desi.targets import mask_columns, primary_of, quality_cut, target_cut
 
@@ -38,6 +40,13 @@ _IDS = {
 }
 _POSITION = (("TARGET_RA", "RA", "MEAN_FIBER_RA"), ("TARGET_DEC", "DEC", "MEAN_FIBER_DEC"))
 _SHOWN = ("TARGET_RA", "TARGET_DEC", "Z", "ZERR", "ZWARN", "SPECTYPE", "DELTACHI2")
+_KINDS = (
+    dict.fromkeys(("TARGETID", "ZWARN", "COADD_FIBERSTATUS", *_IDS["HEALPIX"]), "iu")
+    | dict.fromkeys(mask_columns(), "iu")
+    | dict.fromkeys(("SURVEY", "PROGRAM", "OBJTYPE", "SPECTYPE"), "S")
+    | dict.fromkeys(("Z", "ZERR", "DELTACHI2", "TSNR2_LRG", *_POSITION[0], *_POSITION[1]), "fiu")
+    | dict.fromkeys(("ZCAT_PRIMARY", "SV_PRIMARY", "MAIN_PRIMARY"), "biu")
+)
 _PRIMARY = {True: "ZCAT_PRIMARY", "SV": "SV_PRIMARY", "MAIN": "MAIN_PRIMARY"}
 
 
@@ -68,21 +77,36 @@ def coadds(
     Returns:
         For each healpix, in order, the surveys and programs that observed in it. Some may not
         exist: the release lists them all the same.
+
+    Raises:
+        FileError: tilepix.fits is missing or damaged.
     """
     wanted = region.pixels(NSIDE)
     found: set[tuple[int, str, str]] = set()
     with open_rows(places.catalogue("tilepix", root, release)) as rows:
         for _, columns in rows.chunks(("HEALPIX", "SURVEY", "PROGRAM"), None):
+            check_kinds(columns, _KINDS)
             here = np.isin(columns["HEALPIX"], wanted)
-            parts = (columns[name][here] for name in ("HEALPIX", "SURVEY", "PROGRAM"))
-            found |= {
-                (int(pixel), survey.decode().strip(), program.decode().strip())
-                for pixel, survey, program in zip(*parts, strict=True)
-            }
+            pixels = columns["HEALPIX"][here].tolist()
+            names = (_folders(columns[name][here]) for name in ("SURVEY", "PROGRAM"))
+            found |= set(zip(pixels, *names, strict=True))
     groups: dict[int, list[tuple[str, str]]] = {}
     for pixel, survey, program in sorted(found):
         groups.setdefault(pixel, []).append((survey, program))
     return groups
+
+
+def _folders(names: NDArray[Any]) -> list[str]:
+    """Return names of folders as text.
+
+    Raises:
+        DamagedFileError: One is no word.
+    """
+    found = [name.decode().strip() for name in names.tolist()]
+    for name in found:
+        if not (name.isascii() and name.replace("_", "").isalnum()):
+            raise DamagedFileError(f"{name!r:.60} in it is no survey or program")
+    return found
 
 
 def _zcatalog(asked: CatalogueRequest, url: str) -> Catalogue:
@@ -92,6 +116,7 @@ def _zcatalog(asked: CatalogueRequest, url: str) -> Catalogue:
         position=_POSITION,
         shown=_SHOWN,
         cuts=lambda known: _cuts(asked, known),
+        kinds=_KINDS,
     )
 
 
@@ -123,6 +148,7 @@ def _redrocks(asked: CatalogueRequest, groups: dict[int, list[tuple[str, str]]])
         position=_POSITION,
         shown=_SHOWN,
         cuts=lambda known: _cuts(asked, known),
+        kinds=_KINDS,
         tables=("REDSHIFTS", "FIBERMAP", "TSNR2"),
         key="TARGETID",
         optional=dict.fromkeys(mask_columns(), np.dtype(np.int64)),
@@ -135,6 +161,14 @@ def _redrocks(asked: CatalogueRequest, groups: dict[int, list[tuple[str, str]]])
 def _cuts(asked: CatalogueRequest, known: Collection[str]) -> list[Cut]:
     """Return the survey's conditions, for a table with these columns."""
     cuts = []
+    absent = [name for name, options in _IDS.items() if not set(options) & set(known)]
+    if absent and "TILEID" not in known:
+        warnings.warn(
+            f"the catalogue has no column {', '.join(absent)}, so that `read` cannot tell where the "
+            "spectra of its rows are",
+            SpenderWarning,
+            stacklevel=2,
+        )
     if asked.target:
         cuts.append(target_cut(asked.target, known))
     primary = _primary(asked.primary)

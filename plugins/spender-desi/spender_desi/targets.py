@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spender_core.archives.catalogues.conditions import Columns, Cut
+from spender_core.archives.catalogues.conditions import Cut
+from spender_core.archives.catalogues.values import Columns
 from spender_core.errors import InputError
 
 Bits = dict[str, dict[str, dict[str, int]]]
@@ -107,7 +108,7 @@ def target_cut(names: Sequence[str], known: Collection[str]) -> Cut:
                 continue
             member = np.zeros(len(survey), dtype=bool)
             for column, mask in wanted.items():
-                member |= (columns[column].astype(np.int64) & _signed(mask)) != 0
+                member |= (_plain(columns[column]) & _signed(mask)) != 0
             keep |= rows & member
         return keep
 
@@ -119,12 +120,18 @@ def _signed(mask: int) -> np.int64:
     return np.uint64(mask).astype(np.int64)
 
 
+def _plain(bits: NDArray[Any]) -> NDArray[np.int64]:
+    """Return bits of targets; a row that has none belongs to no class."""
+    result: NDArray[np.int64] = np.ma.filled(bits, 0).astype(np.int64)
+    return result
+
+
 def joined_bits(columns: Columns) -> NDArray[np.int64]:
     """Return the bits of DESI_TARGET of all phases of the survey, joined, shape (N,)."""
     found = np.zeros(len(next(iter(columns.values()))), dtype=np.int64)
     for name, values in columns.items():
         if name.endswith("DESI_TARGET"):
-            found |= values.astype(np.int64)
+            found |= _plain(values)
     return found
 
 
@@ -158,16 +165,17 @@ def quality_cut(known: Collection[str]) -> Cut:
     status = [name for name in ("COADD_FIBERSTATUS", "OBJTYPE") if name in known]
 
     def keep(columns: Columns) -> NDArray[np.bool_]:
-        keep: NDArray[np.bool_] = (columns["ZWARN"] == 0) & np.isfinite(columns["Z"])
+        keep = np.ma.filled(columns["ZWARN"] == 0, False) & np.isfinite(columns["Z"])
         if "COADD_FIBERSTATUS" in columns:
-            keep &= columns["COADD_FIBERSTATUS"] == 0
+            keep &= np.ma.filled(columns["COADD_FIBERSTATUS"] == 0, False)
         if "OBJTYPE" in columns:
             keep &= columns["OBJTYPE"] == b"TGT"
         if masks:
             target = joined_bits({name: columns[name] for name in masks})
             zerr = np.where(np.isfinite(columns["ZERR"]), np.abs(columns["ZERR"]), np.inf)
             keep &= ~uncertain(target, columns["Z"], zerr, columns["DELTACHI2"])
-        return keep
+        result: NDArray[np.bool_] = keep
+        return result
 
     needed = ("Z", "ZERR", "ZWARN", "DELTACHI2", *status, *masks)
     return Cut(needed, keep, "quality cuts of DESI")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ from astropy_healpix import HEALPix
 from spender_desi import catalogue
 from spender_desi.instrument import DESI
 
-from spender_core.errors import FileError, InputError, MissingFileError
+from spender_core.errors import (
+    FileError,
+    InputError,
+    MissingFileError,
+    PartialReadWarning,
+    SpenderWarning,
+)
 
 REDUX = "edr/spectro/redux/fuji"
 PHASES = {"sv1": "SV1_", "sv3": "SV3_", "special": "", "cmx": ""}
@@ -105,7 +112,6 @@ def archive(table: Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = root / REDUX / f"healpix/{survey}/{program}/{pixel // 100}/{pixel}"
         folder.mkdir(parents=True)
         hdus.writeto(folder / f"redrock-{survey}-{program}-{pixel}.fits")
-    tiles.append({"SURVEY": "sv3", "PROGRAM": "other", "HEALPIX": tiles[0]["HEALPIX"], "TILEID": 8})
     tiles.append({"SURVEY": "sv3", "PROGRAM": "dark", "HEALPIX": 40_000, "TILEID": 8})
     Table(tiles).write(root / REDUX / "healpix/tilepix.fits")
     (root / REDUX / "zcatalog").mkdir()
@@ -246,7 +252,10 @@ def test_one_target_in_two_programs_stays_two_objects(archive: Path, table: Tabl
 
 
 def test_an_empty_part_of_the_sky_gives_no_rows(archive: Path) -> None:
-    assert len(query(archive, cone=(180, 0, 1))) == 0
+    nothing = query(archive, cone=(180, 0, 1), columns=["Z"])
+    assert nothing.colnames == ["TARGETID", "SURVEY", "PROGRAM", "HEALPIX", "Z"]
+    assert len(nothing["TARGETID"]) == 0
+    assert nothing["TARGETID"].dtype == np.int64
     with pytest.raises(InputError):
         DESI().read(query(archive, cone=(180, 0, 1)))
 
@@ -288,13 +297,63 @@ def test_a_catalogue_of_the_users_own(archive: Path, table: Table, tmp_path: Pat
         DESI().query(catalogue=tmp_path / "own.fits", primary=False)
 
 
-def test_hostile_names_in_tilepix_lead_nowhere(archive: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [{"SURVEY": "../../../.."}, {"SURVEY": 5}, {"PROGRAM": ""}, {"HEALPIX": "100"}],
+    ids=str,
+)
+def test_what_is_no_coadd_in_tilepix_is_refused(tmp_path: Path, wrong: Any) -> None:
     folder = tmp_path / REDUX / "healpix"
     folder.mkdir(parents=True)
-    rows = [{"SURVEY": "../../../..", "PROGRAM": "dark", "HEALPIX": 100, "TILEID": 1}]
-    Table(rows).write(folder / "tilepix.fits")
-    with pytest.raises((InputError, FileError)):
+    row = {"SURVEY": "sv3", "PROGRAM": "dark", "HEALPIX": 100, "TILEID": 1}
+    Table([row | wrong]).write(folder / "tilepix.fits")
+    with pytest.raises(FileError, match=r"tilepix\.fits: .* (holds|is no survey)"):
         query(tmp_path, healpix=(64, 100))
+
+
+def test_a_catalogue_that_does_not_tell_where_spectra_are_says_so(archive: Path) -> None:
+    path = next((archive / REDUX).glob("healpix/*/*/*/*/redrock-*.fits"))
+    with pytest.warns(SpenderWarning, match="no column SURVEY, PROGRAM, HEALPIX, so that `read`"):
+        found = DESI().query(catalogue=path, primary=False, quality=False)
+    assert found.colnames[0] == "TARGETID"
+
+
+def test_redrock_files_that_are_absent_are_told(
+    archive: Path, table: Table, tmp_path: Path
+) -> None:
+    shutil.copytree(archive, tmp_path / "copy")
+    files = sorted((tmp_path / "copy" / REDUX).glob("healpix/*/*/*/*/redrock-*.fits"))
+    _, survey, program, pixel = files[0].stem.split("-")
+    files[0].unlink()
+    asked: dict[str, Any] = {"cone": (0, 59, 10), "primary": False, "quality": False}
+    with pytest.warns(PartialReadWarning, match=f"1 of {len(files)} files .*{files[0].name}"):
+        found = query(tmp_path / "copy", **asked)
+    gone = (table["SURVEY"] == survey) & (table["PROGRAM"] == program)
+    assert keys(found) == keys(table[~(gone & (table["HEALPIX"] == int(pixel)))])
+    for file in files[1:]:
+        file.unlink()
+    with pytest.raises(MissingFileError, match=f"none of the {len(files)} files exists"):
+        query(tmp_path / "copy", **asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("TARGETID", np.array([39627652591521793.0, np.nan]), "not whole numbers"),
+        ("SURVEY", [1, 2], "not text"),
+        ("ZWARN", ["0", "0"], "not whole numbers"),
+        ("Z", [[0.1, 0.2]] * 2, "not numbers"),
+        ("SV3_DESI_TARGET", [1.0, np.nan], "not whole numbers"),
+    ],
+)
+def test_columns_of_other_types_are_refused(
+    table: Table, tmp_path: Path, name: str, values: Any, message: str
+) -> None:
+    own = table[:2].copy()
+    own[name] = values
+    own.write(tmp_path / "own.fits")
+    with pytest.raises(FileError, match=rf"own\.fits: its column {name} .*{message}"):
+        DESI().query(catalogue=tmp_path / "own.fits", target="LRG")
 
 
 def test_what_a_query_finds_good_is_what_reading_keeps(

@@ -7,8 +7,9 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from spender_core.archives.catalogues.conditions import Columns, Cut
+from spender_core.archives.catalogues.conditions import Cut
 from spender_core.archives.catalogues.scanning import Catalogue, CatalogueFile, CatalogueRequest
+from spender_core.archives.catalogues.values import Columns
 from spender_core.errors import InputError
 from spender_sdss import places
 
@@ -21,6 +22,11 @@ _IDS = {
     "RUN2D": ("RUN2D",),
 }
 _POSITION = (("PLUG_RA", "RACAT", "RA", "FIBER_RA"), ("PLUG_DEC", "DECCAT", "DEC", "FIBER_DEC"))
+_KINDS = (
+    dict.fromkeys(("PLATE", "FIELD", "MJD", "CATALOGID", "FIBERID", "ZWARNING"), "iu")
+    | dict.fromkeys(("Z", *_POSITION[0], *_POSITION[1]), "fiu")
+    | {"RUN2D": "Siu", "CLASS": "S", "SPECPRIMARY": "biu"}
+)
 _SHOWN = (
     *("PLUG_RA", "PLUG_DEC", "RACAT", "DECCAT", "CLASS", "SUBCLASS", "Z", "Z_ERR", "ZWARNING"),
     *("SN_MEDIAN_ALL", "SURVEY"),
@@ -57,6 +63,7 @@ def of_query(instrument: str, asked: CatalogueRequest) -> Catalogue:
         position=_POSITION,
         shown=_SHOWN,
         cuts=lambda known: _cuts(instrument, asked, known),
+        kinds=_KINDS,
     )
 
 
@@ -82,7 +89,8 @@ def _generation(instrument: str) -> Cut:
     """SDSS-I and -II have plain numbers as RUN2D, BOSS and eBOSS versions like v5_13_2."""
 
     def keep(columns: Columns) -> NDArray[np.bool_]:
-        kinds, place = np.unique(columns["RUN2D"], return_inverse=True)
+        run2d = np.ma.getdata(columns["RUN2D"]).astype(bytes)  # it may be stored as whole numbers
+        kinds, place = np.unique(run2d, return_inverse=True)
         ours = np.array([kind.strip().isdigit() == (instrument == "sdss") for kind in kinds])
         result: NDArray[np.bool_] = ours[place.reshape(-1)]
         return result

@@ -13,7 +13,7 @@ from astropy.coordinates import SkyCoord
 from astropy.table import Table
 from spender_sdss.instrument import BOSS, SDSS
 
-from spender_core.errors import InputError, MissingFileError
+from spender_core.errors import FileError, InputError, MissingFileError
 
 ROWS = 3000
 REDUX = "dr17/sdss/spectro/redux"
@@ -145,6 +145,37 @@ def test_what_is_found_can_be_read(write_spec: Callable[..., Path], tmp_path: Pa
     )
     batch = SDSS().read(found, root=tmp_path, release="dr17")
     assert batch.ids["FIBERID"].tolist() == [3, 9]
+
+
+@pytest.mark.parametrize("kind", ["fits", "parquet"])
+def test_run2d_may_be_stored_as_a_number(table: Table, tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    own = table[ours(table)][:50]
+    own["RUN2D"] = own["RUN2D"].astype(int)
+    own.write(tmp_path / f"own.{kind}")
+    asked: dict[str, Any] = {"catalogue": tmp_path / f"own.{kind}", "primary": False}
+    found = SDSS().query(**asked, quality=False)
+    assert found["RUN2D"].tolist() == [str(run2d) for run2d in own["RUN2D"]]
+    assert len(BOSS().query(**asked, quality=False)) == 0
+
+
+def test_a_warning_that_is_absent_is_no_good_one(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    import pyarrow.parquet as pq
+
+    rows: dict[str, Any] = {"PLATE": [266] * 3, "MJD": [51602] * 3, "FIBERID": [1, 2, 3]}
+    rows |= {"RUN2D": ["26  ", "26", "26"], "ZWARNING": [0, None, 0], "SPECPRIMARY": [1, 1, None]}
+    pq.write_table(pa.table(rows), tmp_path / "own.parquet")
+    assert SDSS().query(catalogue=tmp_path / "own.parquet")["FIBERID"].tolist() == [1]
+
+
+@pytest.mark.parametrize("name", ["PLATE", "ZWARNING", "SPECPRIMARY", "PLUG_RA"])
+def test_columns_of_other_types_are_refused(table: Table, tmp_path: Path, name: str) -> None:
+    own = table[:3].copy()
+    own[name] = ["a", "b", "c"]
+    own.write(tmp_path / "own.fits")
+    with pytest.raises(FileError, match=rf"own\.fits: its column {name} holds .*, not"):
+        SDSS().query(catalogue=tmp_path / "own.fits", cone=(1, 2, 3))
 
 
 @pytest.mark.parametrize(

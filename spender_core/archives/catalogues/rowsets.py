@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +26,9 @@ _MOST = 1_000_000
 Chunk = tuple[int, dict[str, NDArray[Any]]]
 """Rows of a part, and their columns."""
 
+KINDS = {"S": "text", "iu": "whole numbers", "fiu": "numbers", "biu": "truths", "Siu": "text"}
+"""Kinds of columns, by the letters of numpy's types, in words."""
+
 
 class Rows(Protocol):
     """A table that is open.
@@ -39,7 +42,10 @@ class Rows(Protocol):
     count: int
 
     def chunks(self, names: Sequence[str], first: int | None) -> Iterator[Chunk]:
-        """Return columns of all rows, a part at a time; text as bytes without blanks at its end.
+        """Return columns of all rows, a part at a time; of a table without rows, one of none.
+
+        Text is given as bytes without blanks at its end; whole numbers are masked in rows that
+        have none.
 
         Args:
             names: The columns.
@@ -105,10 +111,10 @@ class _Table:
         """Return columns of all rows, a part at a time."""
         largest = max(CHUNK // max(self._width, 1), 1)
         size, start = largest if first is None else min(first, largest), 0
-        while start < self.count:
+        while start < max(self.count, 1):
             stop = min(start + size, self.count)
             yield stop - start, self._hdu.table(names, slice(start, stop)) if names else {}
-            start, size = stop, min(2 * size, largest)
+            start, size = max(stop, 1), min(2 * size, largest)
 
 
 class _Joined:
@@ -139,13 +145,10 @@ class _Joined:
             read = self._all(part, [key, *(name for name in own if name != key)])
             order = _order(read[key], lead)
             columns |= {name: read[name] if order is None else read[name][order] for name in own}
-        if self.count:
-            yield self.count, columns
+        yield self.count, columns
 
     def _all(self, part: _Table, names: list[str]) -> dict[str, NDArray[Any]]:
         pieces = [piece for _, piece in part.chunks(names, None)]
-        if not pieces:
-            return {name: np.zeros(0, dtype=np.int64) for name in names}
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in names}
 
 
@@ -176,6 +179,8 @@ class _Parquet:
 
     def chunks(self, names: Sequence[str], first: int | None) -> Iterator[Chunk]:
         """Return columns of all rows, a part at a time."""
+        import pyarrow as pa
+
         stored = [self._stored[name] for name in names]
         size = 65_536 if first is None else min(first, 65_536)
         for batch in self._file.iter_batches(batch_size=size, columns=stored):
@@ -183,28 +188,83 @@ class _Parquet:
                 batch.num_rows,
                 {name: _array(batch.column(k), name) for k, name in enumerate(names)},
             )
+        if not self.count:
+            kinds = [self._file.schema_arrow.field(name).type for name in stored]
+            yield (
+                0,
+                {n: _array(pa.array([], kind), n) for n, kind in zip(names, kinds, strict=True)},
+            )
 
 
 def _array(values: Any, name: str) -> NDArray[Any]:
-    """Return a column of Arrow as numpy has it: text as bytes; NaN, 0 or "" where it is null."""
+    """Return a column of Arrow as numpy has it; where it is null NaN, "", false, or masked."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    kind = values.type
-    if pa.types.is_dictionary(kind):
+    if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-        kind = values.type
+    kind, null = values.type, values.is_null().to_numpy(zero_copy_only=False)
     if pa.types.is_fixed_size_list(kind):
-        return np.asarray(values.flatten().to_numpy(zero_copy_only=False)).reshape(
-            len(values), kind.list_size
-        )
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
-        texts = pc.fill_null(values, "" if not pa.types.is_binary(kind) else b"").to_pylist()
-        return np.array([t.encode() if isinstance(t, str) else t for t in texts], dtype=bytes)
+        size = kind.list_size
+        parts = _array(values.values.slice(values.offset * size, len(values) * size), name)
+        return _without(parts.reshape(len(values), size), null)
+    if any(is_text(kind) for is_text in _texts()):
+        texts = [b"" if text is None else text for text in values.to_pylist()]
+        plain = [text.encode() if isinstance(text, str) else text for text in texts]
+        return np.char.rstrip(np.array(plain, dtype=bytes), b" \0")
     if pa.types.is_boolean(kind):
         values = pc.fill_null(values, False)
     elif pa.types.is_integer(kind):
-        values = pc.fill_null(values, 0)
+        return _without(np.array(pc.fill_null(values, 0).to_numpy(zero_copy_only=False)), null)
     elif not pa.types.is_floating(kind):
         raise DamagedFileError(f"its column {name} holds {kind}, not numbers or text")
     return np.array(values.to_numpy(zero_copy_only=False))
+
+
+def _texts() -> list[Any]:
+    """Return what tells types of Arrow that are text; those for views are not in old versions."""
+    from pyarrow import types
+
+    kinds = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+    known = [f"is_{kind}" for kind in (*kinds, "fixed_size_binary")]
+    return [getattr(types, name) for name in known if hasattr(types, name)]
+
+
+def _without(values: NDArray[Any], null: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return a column without the values of rows that have none."""
+    if not null.any():
+        return values
+    if values.dtype.kind in "iu":
+        return np.ma.masked_array(
+            values, np.ma.getmaskarray(values) | null.reshape(-1, *[1] * (values.ndim - 1))
+        )
+    values = values.copy()
+    values[null] = np.nan if values.dtype.kind == "f" else np.zeros((), values.dtype)
+    return values
+
+
+def joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return parts of a column one after another."""
+    masked = any(isinstance(part, np.ma.MaskedArray) for part in parts)
+    result: NDArray[Any] = (np.ma.concatenate if masked else np.concatenate)(parts)
+    return result
+
+
+def check_kinds(columns: Mapping[str, NDArray[Any]], kinds: Mapping[str, str]) -> None:
+    """Check that columns hold what they should: one value a row, of a type.
+
+    Args:
+        columns: The columns, by name.
+        kinds: Letters of the types of numpy that a column may have, as of `KINDS`; a column that
+            is not in it may hold anything.
+
+    Raises:
+        DamagedFileError: One holds something else.
+    """
+    for name, values in columns.items():
+        allowed = kinds.get(name)
+        if allowed is not None and (values.ndim != 1 or values.dtype.kind not in allowed):
+            shape = f" of shape {values.shape[1:]}" if values.ndim > 1 else ""
+            raise DamagedFileError(
+                f"its column {name} holds {values.dtype}{shape}, not {KINDS[allowed]}"
+            )

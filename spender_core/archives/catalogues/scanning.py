@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -10,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spender_core.archives.catalogues.conditions import Columns, Cut, check_names
-from spender_core.archives.catalogues.rowsets import Rows, open_rows
+from spender_core.archives.catalogues.conditions import Cut, check_names
+from spender_core.archives.catalogues.rowsets import Rows, check_kinds, joined, open_rows
 from spender_core.archives.catalogues.skies import Region
+from spender_core.archives.catalogues.values import Columns
 from spender_core.archives.fits.opening import reading
 from spender_core.archives.location import redacted
 from spender_core.archives.remote.ahead import Ahead
-from spender_core.errors import InputError, MissingFileError
+from spender_core.errors import InputError, MissingFileError, PartialReadWarning
 
 Report = Callable[[int, int, int], None]
 """Called with the rows that were looked at, those of the parts opened so far, and those found."""
@@ -88,12 +90,13 @@ class Catalogue:
         position: Columns that may hold right ascension, and declination, degrees.
         shown: Columns of the answer, beside the ids, unless others are asked for.
         cuts: Conditions of the survey itself, from the names of all columns.
+        kinds: What columns hold whose meaning the survey knows, as of `rowsets.check_kinds`.
         tables: Names of HDUs of a file whose rows belong together, the first one's coming
             first; none for the first table of the file.
         key: Column by which rows of several tables are joined.
         optional: Columns that are 0 where a file lacks them.
         derived: Columns that are computed.
-        missing: Pass over files that do not exist.
+        missing: Pass over files that do not exist, with a warning, unless that is all.
         whole: Files are small, and most of each is needed: they are fetched whole.
     """
 
@@ -102,6 +105,7 @@ class Catalogue:
     position: tuple[tuple[str, ...], tuple[str, ...]]
     shown: tuple[str, ...]
     cuts: Callable[[Collection[str]], Sequence[Cut]]
+    kinds: Mapping[str, str] = field(default_factory=dict)
     tables: tuple[str, ...] = ()
     key: str = ""
     optional: Mapping[str, np.dtype[Any]] = field(default_factory=dict)
@@ -142,8 +146,12 @@ def select(
         FileError: A file is missing, or cannot be used.
         OfflineError: A file's server cannot be reached.
     """
+    found = _Found(wanted.limit, report)
     with _fetched(catalogue, wanted.limit):
-        return _selected(catalogue, wanted, _Found(wanted.limit, report))
+        _look(catalogue, wanted, found)
+    if found.absent:
+        _tell_absent(found.absent, found.files)
+    return _joined(found.pieces) or _nothing(catalogue, wanted)
 
 
 def _fetched(catalogue: Catalogue, limit: int | None) -> AbstractContextManager[object]:
@@ -154,10 +162,11 @@ def _fetched(catalogue: Catalogue, limit: int | None) -> AbstractContextManager[
     return Ahead(files) if limit is None else Ahead(files, _FEW)
 
 
-def _selected(catalogue: Catalogue, wanted: Wanted, found: _Found) -> dict[str, NDArray[Any]]:
+def _look(catalogue: Catalogue, wanted: Wanted, found: _Found) -> None:
     for group in catalogue.parts:
         mistake = None
-        with _opened(catalogue, group) as part:
+        found.files += len(group)
+        with _opened(catalogue, group, found.absent) as part:
             try:
                 if part is not None:
                     found.take(part, _plan(catalogue, wanted, part))
@@ -167,14 +176,44 @@ def _selected(catalogue: Catalogue, wanted: Wanted, found: _Found) -> dict[str, 
             raise mistake
         if found.complete:
             break
-    return _joined(found.pieces)
+
+
+def _tell_absent(absent: Sequence[str], files: int) -> None:
+    """Warn of files that do not exist.
+
+    Raises:
+        MissingFileError: They are all.
+    """
+    first = redacted(absent[0])
+    if len(absent) == files:
+        raise MissingFileError(
+            f"none of the {files} files exists that the survey lists there, such as {first}; check "
+            "the root and the release"
+        )
+    warnings.warn(
+        f"{len(absent)} of {files} files that the survey lists there do not exist, so that their "
+        f"rows are not found; the first: {first}",
+        PartialReadWarning,
+        stacklevel=5,
+    )
+
+
+def _nothing(catalogue: Catalogue, wanted: Wanted) -> dict[str, NDArray[Any]]:
+    """Return the columns of an answer for which there is no file to look into."""
+    types = {"S": "S1", "iu": "i8"}
+    names = [*catalogue.ids, *(catalogue.shown if wanted.columns is None else wanted.columns)]
+    return {
+        name.upper(): np.zeros(0, types.get(catalogue.kinds.get(name.upper(), ""), "f8"))
+        for name in names
+    }
 
 
 class _Found:
-    """Rows that were found so far."""
+    """Rows that were found so far, files that were asked for, and those that are absent."""
 
     def __init__(self, limit: int | None, report: Report | None) -> None:
         self.pieces: list[dict[str, NDArray[Any]]] = []
+        self.files, self.absent = 0, list[str]()
         self._limit, self._report = limit, report
         self._seen = self._total = self._count = 0
 
@@ -255,7 +294,8 @@ def _in_region(region: Region, catalogue: Catalogue, known: Collection[str], pla
     ra, dec = names[0], names[1]
 
     def keep(columns: Columns) -> NDArray[np.bool_]:
-        return region.contains(columns[ra].astype(np.float64), columns[dec].astype(np.float64))
+        places = (np.ma.filled(columns[name].astype(np.float64), np.nan) for name in (ra, dec))
+        return region.contains(*places)
 
     return Cut((ra, dec), keep, str(region))
 
@@ -264,11 +304,11 @@ def _kept(plan: _Plan, columns: Columns, size: int) -> NDArray[np.int64]:
     """Return the rows that meet all conditions; each is only asked of those left."""
     kept = np.arange(size)
     for cut in plan.cuts:
-        everything = len(kept) == size
-        part = {name: columns[name] if everything else columns[name][kept] for name in cut.names}
-        kept = kept[cut.keep(part)]
         if not len(kept):
             break
+        everything = len(kept) == size
+        part = {name: columns[name] if everything else columns[name][kept] for name in cut.names}
+        kept = kept[np.ma.filled(cut.keep(part), False)]
     return kept
 
 
@@ -278,7 +318,7 @@ def _joined(found: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[An
         return {}
     filled = [part for part in found if len(next(iter(part.values())))] or [found[0]]
     names = [name for name in filled[0] if all(name in part for part in filled)]
-    return {name: np.concatenate([part[name] for part in filled]) for name in names}
+    return {name: joined([part[name] for part in filled]) for name in names}
 
 
 class _Part:
@@ -309,7 +349,7 @@ class _Part:
         pieces = [
             piece for file, rows in self._files for piece in self._of(file, rows, plain, None)
         ]
-        columns = {name: np.concatenate([piece[name] for _, piece in pieces]) for name in plain}
+        columns = {name: joined([piece[name] for _, piece in pieces]) for name in plain}
         columns |= {name: one.compute(columns) for name, one in made.items()}
         yield sum(size for size, _ in pieces), columns
 
@@ -319,6 +359,7 @@ class _Part:
         held = [name for name in names if name in rows.names and name not in file.fixed]
         with reading(file.url):
             for size, columns in rows.chunks(held, first):
+                check_kinds(columns, self._catalogue.kinds)
                 for name in names:
                     if name in file.fixed:
                         columns[name] = np.full(size, file.fixed[name])
@@ -328,8 +369,10 @@ class _Part:
 
 
 @contextmanager
-def _opened(catalogue: Catalogue, group: Sequence[CatalogueFile]) -> Iterator[_Part | None]:
-    """Open the files of a group; None if none of them exists and they may be missing."""
+def _opened(
+    catalogue: Catalogue, group: Sequence[CatalogueFile], absent: list[str]
+) -> Iterator[_Part | None]:
+    """Open the files of a group; those that may be missing, and are, become part of `absent`."""
     with ExitStack() as stack:
         files = []
         for file in group:
@@ -338,6 +381,7 @@ def _opened(catalogue: Catalogue, group: Sequence[CatalogueFile]) -> Iterator[_P
             except MissingFileError:
                 if not catalogue.missing:
                     raise
+                absent.append(file.url)
                 continue
             files.append((file, rows))
         yield _Part(catalogue, files) if files else None

@@ -148,6 +148,8 @@ def region(cone: Any = None, box: Any = None, healpix: Any = None) -> Cone | Box
         _check_dec(dec2)
         if dec1 > dec2:
             raise InputError(f"box has its lower declination {dec1} above the higher one, {dec2}")
+        if abs(ra2 - ra1) > 360:
+            raise InputError(f"box is at most 360 degrees wide, not from {ra1} to {ra2}")
         return Box(ra1, ra2, dec1, dec2)
     return None if healpix is None else _pixels(healpix)
 
