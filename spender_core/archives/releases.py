@@ -1,63 +1,71 @@
 """Data releases as data: where a survey's archive is, and where in it each file is.
 
-A plugin brings a file `releases.toml` (`Archive`). A user may add releases, layouts and roots in
-a file of the same kind, `~/.config/spender/config.toml` or what SPENDER_CONFIG names (`Config`):
-
-    [roots]
-    desi = "/data/desi/public"          # a folder, a URL, or the name of one of the survey's roots
-    [defaults]
-    desi = "mine"                       # the release, where none is asked for
-    [releases.desi.mine]
-    root = "https://example.org/desi"   # only if it lies elsewhere than the survey's releases
-    collections.healpix = [{ folder = "mine", layout = "healpix", values = { survey = ["main"] } }]
-
-A root is taken from what the caller gives, else from the environment (SPENDER_ROOT_DESI for
-`desi`), else from the release, else from the user's file, else from the plugin.
+A plugin brings a file `releases.toml` (`Archive`); a user may add to it (`configuration`). A root
+is taken from what the caller gives, else from the environment (SPENDER_ROOT_DESI for `desi`),
+else from the release, else from the user's file, else from the plugin.
 """
 
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
-from functools import lru_cache
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
-from spender_core.archives.location import is_remote, join
+from spender_core.archives.location import is_remote, join, redacted
 from spender_core.archives.templates import PathTemplate, UrlTemplate, Value, fill
 from spender_core.errors import InputError
 from spender_core.records import printable
 
-_LARGEST_FILE = 1 << 20
-"""Bytes of the largest file of a user that is read."""
-
 
 def _root(root: str) -> str:
-    if not root.strip() or not root.isprintable():
-        raise ValueError(f"{root!r:.200} is no folder or URL")
-    return _expanded(root)
-
-
-def _expanded(root: str) -> str:
     """Return a root with ~ replaced; a Path would shorten the slashes of a URL."""
-    return str(Path(root).expanduser()) if root.startswith("~") else root
+    if not root.strip() or not root.isprintable():
+        raise ValueError(f"{_shown(root)} is no folder or URL")
+    if is_remote(root) and ("?" in root or "#" in root):
+        raise ValueError(f"{_shown(root)} has a query or fragment, where paths go on; leave it out")
+    return home(root)
+
+
+def _shown(text: str) -> str:
+    """Return what may be a URL with a password as it may be shown."""
+    return repr(printable(redacted(text)))[:200]
+
+
+def home(path: str) -> str:
+    """Return a path with ~ replaced.
+
+    Raises:
+        ValueError: There is no such user.
+    """
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError:
+        raise ValueError(f"{path!r:.200}: there is no home folder of that name") from None
 
 
 Root = Annotated[str, AfterValidator(_root)]
 
+Layout = Mapping[str, Annotated[tuple[PathTemplate, ...], Field(min_length=1)]]
+"""Paths of files by kind of file, the preferred one first."""
 
-class _Strict(BaseModel):
+
+class Strict(BaseModel):
+    """A part of a file that may hold what is known only."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-_Kind = TypeVar("_Kind", bound=_Strict)
-
-
-class Collection(_Strict):
+class Collection(Strict):
     """Files of one kind in a release.
 
     Attributes:
@@ -74,15 +82,23 @@ class Collection(_Strict):
 
     def beyond(self, fields: Mapping[str, Value]) -> str:
         """Return how the numbers go beyond the limits; "" if they do not."""
-        bad = [
-            f"{name} {fields[name]} is not between {least} and {most}"
-            for name, (least, most) in self.limits.items()
-            if name in fields and not least <= fields[name] <= most  # type: ignore[operator]
-        ]
+        bad = []
+        for name, (least, most) in self.limits.items():
+            value = fields.get(name, least)
+            if isinstance(value, str) or not least <= value <= most:
+                bad.append(f"{name} {value} is not between {least} and {most}")
         return ", ".join(bad)
 
+    @field_validator("limits")
+    @classmethod
+    def _check(cls, limits: Mapping[str, tuple[int, int]]) -> Mapping[str, tuple[int, int]]:
+        for name, (least, most) in limits.items():
+            if least > most:
+                raise ValueError(f"{name} cannot be from {least} to {most}")
+        return limits
 
-class Release(_Strict):
+
+class Release(Strict):
     """A data release.
 
     Attributes:
@@ -96,7 +112,7 @@ class Release(_Strict):
     root: Root = ""
 
 
-class Cutouts(_Strict):
+class Cutouts(Strict):
     """A public service that cuts images out of a survey of the sky.
 
     Attributes:
@@ -107,12 +123,12 @@ class Cutouts(_Strict):
     """
 
     url: UrlTemplate
-    layers: tuple[str, ...]
+    layers: Annotated[tuple[str, ...], Field(min_length=1)]
     sizes: tuple[int, int]
     pixel_scale: float
 
 
-class Archive(_Strict):
+class Archive(Strict):
     """A survey's archive.
 
     Attributes:
@@ -128,7 +144,7 @@ class Archive(_Strict):
     survey: str
     default: str
     roots: Mapping[str, Root]
-    layouts: Mapping[str, Mapping[str, tuple[PathTemplate, ...]]]
+    layouts: Mapping[str, Layout]
     releases: Mapping[str, Release]
     cutouts: Cutouts | None = None
     user_root: str = ""
@@ -191,16 +207,16 @@ class Archive(_Strict):
         source, root = next((source, root) for source, root in said if root)
         if root in self.roots:
             return self.roots[root]
-        if not root.isprintable() or not root.strip():
-            raise InputError(f"{source} must be a folder or a URL, not {printable(root)!r:.80}")
-        if is_remote(root):
-            return root
-        if root.isidentifier() and not Path(root).is_dir():
+        try:
+            root = _root(root)
+        except ValueError as error:
+            raise InputError(f"{source} must be a folder or a URL: {error}") from None
+        if not is_remote(root) and root.isidentifier() and not Path(root).is_dir():
             raise InputError(
                 f"{source} is {root!r:.80}, which is neither a folder nor the name of a root of "
                 f"{self.survey}; names are {list(self.roots)}"
             )
-        return _expanded(root)
+        return root
 
     def paths(self, collection: Collection, kind: str, fields: Mapping[str, Value]) -> list[str]:
         """Return where a file of a collection may be, below the root; the preferred path first.
@@ -242,102 +258,3 @@ class Archive(_Strict):
                 f"{list(found.catalogues)}. Give the path or URL of one of your own"
             )
         return join(self.root(root, found), fill(found.catalogues[name], fields))
-
-
-class Config(_Strict):
-    """A user's own file; each table has one entry a survey, e.g. `desi` or `sdss`."""
-
-    roots: Mapping[str, Root] = {}
-    defaults: Mapping[str, str] = {}
-    layouts: Mapping[str, Mapping[str, Mapping[str, tuple[PathTemplate, ...]]]] = {}
-    releases: Mapping[str, Mapping[str, Release]] = {}
-    cutouts: Mapping[str, Cutouts] = {}
-
-
-def archive(survey: str, own: Traversable) -> Archive:
-    """Return a survey's archive, with what the user's file adds to it.
-
-    Args:
-        survey: Name of the survey, in lower case.
-        own: The plugin's file of releases.
-
-    Raises:
-        InputError: The user's file cannot be read, or says what makes no sense.
-    """
-    return _archive(survey, own, _user_file())  # type: ignore[arg-type]  # paths have a hash
-
-
-def _user_file() -> tuple[str, str]:
-    """Return path and content of the user's file; "" for both if there is none."""
-    named = os.environ.get("SPENDER_CONFIG", "")
-    folder = os.environ.get("XDG_CONFIG_HOME", "") or "~/.config"
-    path = Path(named or os.path.join(folder, "spender", "config.toml")).expanduser()
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        if not named and isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            return "", ""
-        raise InputError(
-            f"the configuration {path} cannot be read ({error.strerror}); correct "
-            f"{'SPENDER_CONFIG' if named else 'its permissions'}"
-        ) from error
-    if len(content) > _LARGEST_FILE:
-        raise InputError(f"the configuration {path} is longer than {_LARGEST_FILE} bytes")
-    try:
-        return str(path), content.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"the configuration {path} is not text in UTF-8") from error
-
-
-@lru_cache(maxsize=64)
-def _archive(survey: str, own: Traversable, user: tuple[str, str]) -> Archive:
-    plain = tomllib.loads(own.read_text(encoding="utf-8"))
-    path, text = user
-    config = _config(path, text)
-    added = {
-        "layouts": plain["layouts"] | dict(config.layouts.get(survey, {})),
-        "releases": plain["releases"] | dict(config.releases.get(survey, {})),
-        "default": config.defaults.get(survey, plain["default"]),
-        "user_root": config.roots.get(survey, ""),
-    }
-    if survey in config.cutouts:
-        added["cutouts"] = config.cutouts[survey]
-    return _checked(Archive, plain | added | {"survey": survey}, path or str(own))
-
-
-@lru_cache(maxsize=8)
-def _config(path: str, text: str) -> Config:
-    try:
-        content = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"the configuration {path} is not TOML: {error}") from error
-    return _checked(Config, content, path)
-
-
-def _checked(kind: type[_Kind], content: Mapping[str, Any], path: str) -> _Kind:
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        raise InputError(f"the configuration {path}: {_told(error)}") from None
-
-
-def _told(error: ValidationError) -> str:
-    """Return the first faults of a file, each with its key."""
-    lines = []
-    for fault in error.errors()[:3]:
-        key = ".".join(map(str, fault["loc"])) or "it"
-        allowed = ""
-        if fault["type"] == "extra_forbidden":
-            known = _known(fault["loc"])
-            allowed = f" (allowed: {', '.join(known)})" if known else ""
-        text = fault["msg"].removeprefix("Value error, ")
-        lines.append(f"{key}: {text}{allowed}")
-    return printable("; ".join(lines))
-
-
-def _known(place: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that are allowed where a user's file has an unknown one, by its depth."""
-    kinds: dict[int, type[_Strict]] = {1: Config, 3: Cutouts, 4: Release, 7: Collection}
-    kind = kinds.get(len(place))
-    return list(kind.model_fields) if kind else []

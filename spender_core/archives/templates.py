@@ -14,7 +14,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from spender_core.archives.location import redacted
 from spender_core.errors import InputError
+from spender_core.records import printable
 
 Value = str | int | float
 
@@ -59,7 +61,10 @@ def _path(template: str) -> str:
 def _url(template: str) -> str:
     fields_of(template)
     if not template.isprintable() or not re.match(r"https?://[^/{}@]+/", template):
-        raise ValueError(f"{template!r:.200} is not the URL of a service, http:// or https://")
+        raise ValueError(
+            f"{printable(redacted(template))!r:.200} is not the URL of a service, http:// or https:// "
+            "and a host, without a login"
+        )
     return template
 
 

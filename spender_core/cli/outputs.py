@@ -64,6 +64,21 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[str], overwrite: boo
         raise InputError(f"{there[0]} is there already; --overwrite replaces it")
 
 
+def spare_archives(outputs: Sequence[Path], roots: Sequence[Path]) -> None:
+    """Refuse outputs that would replace a file in the folder of an archive.
+
+    Raises:
+        InputError: One would.
+    """
+    for path in outputs:
+        for root in roots if path.exists() else ():
+            if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+                raise InputError(
+                    f"{path} is there, in the archive {root}, whose files are never replaced; give "
+                    "the output another place"
+                )
+
+
 def _spare(path: Path, inputs: Sequence[str]) -> None:
     """Refuse an output that is one of the inputs, under whatever name."""
     there = _file(path)

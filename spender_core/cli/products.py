@@ -5,7 +5,7 @@
 | flux, ivar | FLUX, IVAR, in units of the archive | spec, w, normalised as in datasets |
 | the rest | ids by their names, Z, ZERR, NORM, FLAGS | columns of datasets |
 | line spread functions | LSF_SIGMA (L,) or RESOLUTION (K, L) | lsf_sigma or lsf_bands |
-| wavelengths | the image WAVELENGTH; `wave` of the meta | `wave` of the metadata, float64 bytes |
+| wavelengths | the image WAVELENGTH; `wave` of the meta | `wave` of the metadata, JSON |
 
 Shapes: B spectra, L observed pixels, K diagonals.
 """
@@ -13,6 +13,7 @@ Shapes: B spectra, L observed pixels, K diagonals.
 from __future__ import annotations
 
 import io
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -202,7 +203,7 @@ class ParquetProduct(Product):
         if self._writer is None:
             made = schema(self.instrument, self._kind)
             about = {name.encode(): text.encode() for name, text in self._about().items()}
-            about[b"wave"] = self.instrument.wave.tobytes()
+            about[b"wave"] = json.dumps(self.instrument.wave.tolist()).encode()
             made = made.with_metadata(made.metadata | about)
             self._schema = made
             self._writer = ShardWriter(Store(self.path.parent), self.path.name, made)

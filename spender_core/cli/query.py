@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spender_core import registry
+from spender_core.archives.configuration import local_roots
 from spender_core.cli.moved import Moved, MovedColumn
-from spender_core.cli.outputs import check_outputs
+from spender_core.cli.outputs import check_outputs, spare_archives
 from spender_core.cli.show import print_table
 from spender_core.cli.tables import FORMATS, check_format, write_table
 from spender_core.errors import InputError
@@ -69,6 +70,7 @@ def run(request: Request, output: Path | None) -> None:
         check_format(output, QUERY_FORMATS)
         inputs = [request.catalogue] if request.catalogue else []
         check_outputs([output], inputs, request.overwrite)
+        spare_archives([output], local_roots(request.root))
     instrument = registry.instrument(request.instrument)
     moved = Moved()
     with _bar(moved) as report:

@@ -21,11 +21,13 @@ from rich.progress import (
 )
 
 from spender_core import registry
+from spender_core.archives.configuration import local_roots
 from spender_core.archives.location import redacted
 from spender_core.cli.moved import Moved, MovedColumn, size
-from spender_core.cli.outputs import Terminated, check_outputs, terminable
+from spender_core.cli.outputs import Terminated, check_outputs, spare_archives, terminable
 from spender_core.cli.products import FORMATS, Product, writing
 from spender_core.cli.tables import LISTING_FORMATS, check_format, read_table, write_failures
+from spender_core.datasets.layout import id_fields
 from spender_core.errors import Failure, FileError, InputError, NoSpectraError, SpenderError
 from spender_core.interfaces import Instrument, reading
 from spender_core.records import printable
@@ -46,6 +48,10 @@ TOLD = 20
 """Failures that are listed on the terminal."""
 
 _ID = re.compile(r"\d+-\d+(?:-\d+(?:-\w+)?)?|\w+(?:,\s*[\w-]+)+")
+_LONGEST = 200
+"""Characters of an id."""
+
+_NUMBER = re.compile(r"-?[0-9]{1,20}")
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,22 @@ def _check(request: Request, output: Path) -> None:
         outputs.append(request.failures)
     inputs = [*request.sources, *([str(request.ids)] if request.ids else [])]
     check_outputs(outputs, inputs, request.overwrite)
+    spare_archives(outputs, local_roots(request.root))
+    for path in outputs:
+        if path.suffix == ".fits" and path.is_file() and _is_of_survey(path):
+            raise InputError(
+                f"{path} is a file of a survey, not one that spender wrote, and it may be read "
+                "along; give the output another name"
+            )
+
+
+def _is_of_survey(path: Path) -> bool:
+    """Tell whether a survey has made a file."""
+    try:
+        registry.recognise(str(path))
+    except SpenderError:
+        return False
+    return True
 
 
 def _read(request: Request, wanted: _Wanted, product: Product, done: _Done, moved: Moved) -> None:
@@ -163,10 +185,14 @@ def _wanted(request: Request) -> _Wanted:
     """Return what to read, and the instrument that reads it."""
     if request.ids is not None:
         table = read_table(request.ids)
-        name = request.instrument or table.meta.get("INSTRUME")
-        release = request.release or table.meta.get("RELEASE") or None
-        return _Wanted(_named(name), table, release)
-    ids = [text for text in request.sources if _ID.fullmatch(text) and not Path(text).exists()]
+        name = request.instrument or _word(table.meta.get("INSTRUME"))
+        release = request.release or _word(table.meta.get("RELEASE")) or None
+        instrument = _named(name)
+        for field_name, column in id_fields(instrument).items():  # as files of spectra have them
+            if column in table.colnames and field_name not in table.colnames:
+                table.rename_column(column, field_name)
+        return _Wanted(instrument, table, release)
+    ids = [text for text in request.sources if _is_id(text)]
     if ids and len(ids) < len(request.sources):
         other = next(text for text in request.sources if text not in ids)
         raise InputError(
@@ -180,6 +206,16 @@ def _wanted(request: Request) -> _Wanted:
     name = request.instrument
     instrument = _named(name) if name else _recognised(request.sources)
     return _Wanted(instrument, list(request.sources), None)
+
+
+def _is_id(text: str) -> bool:
+    """Tell whether a source is an id, and no file."""
+    return bool(len(text) <= _LONGEST and _ID.fullmatch(text)) and not Path(text).exists()
+
+
+def _word(value: Any) -> str | None:
+    """Return what a table says of itself, if it is text."""
+    return value if isinstance(value, str) else None
 
 
 def _named(name: str | None) -> Instrument:
@@ -206,7 +242,7 @@ def parse_id(text: str, instrument: Instrument) -> tuple[Any, ...]:
         kinds = [dtype[name].kind for name in dtype.names or ()]
     kinds += ["i"] * len(parts)
     return tuple(
-        int(part) if part.isdecimal() and kind in "iu" else part
+        int(part) if _NUMBER.fullmatch(part) and kind in "iu" else part
         for part, kind in zip(parts, kinds, strict=False)
     )
 

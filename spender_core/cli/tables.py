@@ -22,6 +22,9 @@ LISTING_FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".csv": "ascii.csv"}
 META = b"spender"
 """Key of a Parquet file's metadata under which is what the table says of itself, as JSON."""
 
+_ABOUT = ("INSTRUME", "RELEASE")
+"""What a file of spectra says of itself, beside its table."""
+
 
 def check_format(path: Path, formats: Iterable[str]) -> None:
     """Refuse a file whose extension tells no format, or whose format cannot be written.
@@ -41,13 +44,19 @@ def check_format(path: Path, formats: Iterable[str]) -> None:
 def read_table(path: Path) -> Any:
     """Read an `astropy.table.Table`, with what it says of itself as its `meta`.
 
+    Columns that hold several values a row, such as spectra, are left out.
+
     Raises:
         FileError: It cannot be read.
     """
     from astropy.table import Table
 
     try:
-        return _read_parquet(path) if path.suffix == ".parquet" else Table.read(path)
+        if path.suffix == ".parquet":
+            return _read_parquet(path)
+        table = _read_fits(path) if path.suffix == ".fits" else Table.read(path)
+        table.remove_columns([name for name in table.colnames if table[name].ndim > 1])
+        return table
     except SpenderError:
         raise
     except Exception as error:  # whatever astropy's readers raise
@@ -56,15 +65,33 @@ def read_table(path: Path) -> Any:
         ) from error
 
 
+def _read_fits(path: Path) -> Any:
+    """Read the first table of a FITS file; the primary header tells instrument and release."""
+    from astropy.io import fits
+    from astropy.table import Table
+
+    table, header = Table.read(path, memmap=True), fits.getheader(path)
+    for name in _ABOUT:
+        if name in header:
+            table.meta.setdefault(name, header[name])
+    return table
+
+
 def _read_parquet(path: Path) -> Any:
     """Read the columns of numbers and text of a Parquet file; absent values are masked."""
     from astropy.table import MaskedColumn, Table
 
-    _, parquet = pyarrow()
-    with path.open("rb") as file:
-        content = parquet.read_table(file)
-    table = Table(meta=json.loads((content.schema.metadata or {}).get(META, b"{}")))
-    for name in content.column_names:
+    arrow, parquet = pyarrow()
+    with path.open("rb") as file, parquet.ParquetFile(file) as opened:
+        names = [one.name for one in opened.schema_arrow if not arrow.types.is_nested(one.type)]
+        content = opened.read(columns=names)
+    said = content.schema.metadata or {}
+    meta = json.loads(said.get(META, b"{}"))
+    table = Table(meta=meta if isinstance(meta, dict) else {})
+    for name in _ABOUT:
+        if name.encode() in said:
+            table.meta.setdefault(name, said[name.encode()].decode())
+    for name in names:
         values, mask = content[name], content[name].is_null().to_numpy()
         kind = np.dtype(values.type.to_pandas_dtype()).kind
         if kind in "biuf":
@@ -80,8 +107,15 @@ def write_table(table: Any, path: Path) -> None:
     """Write an `astropy.table.Table` in the format of its extension, whole or not at all.
 
     Raises:
+        InputError: The format cannot hold one of its columns.
         FileError: It cannot be written.
     """
+    several = [name for name in table.colnames if table[name].ndim > 1]
+    if path.suffix == ".csv" and several:
+        raise InputError(
+            f"{path} cannot hold {', '.join(several)}, which has several values a row; write .fits, "
+            ".ecsv or .parquet"
+        )
     if path.suffix == ".fits":
         table = in_ascii(table)
     with replacing(path) as temporary:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spender_core.archives.releases import Archive, archive
+from spender_core.archives.configuration import archive
+from spender_core.archives.releases import Archive
 from spender_core.archives.templates import fields_of, fill, is_part
 from spender_core.errors import InputError
 
@@ -126,6 +128,56 @@ def test_roots_that_are_none_are_refused(bad: str, own: Path) -> None:
     assert "\x1b" not in str(error.value)
 
 
+@pytest.mark.parametrize("end", ["\x01", "\n", "x?token=swordfish", "x#swordfish"])
+def test_no_password_of_a_root_is_shown(
+    end: str, own: Path, user_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = f"https://joe:swordfish@example.org/{end}"
+    with pytest.raises(InputError, match="root") as given_it:
+        root(archive("mine", own), secret)
+    monkeypatch.setenv("SPENDER_ROOT_MINE", secret)
+    with pytest.raises(InputError, match="SPENDER_ROOT_MINE") as environment:
+        root(archive("mine", own))
+    user_file.write_text(f"[roots]\nmine = {json.dumps(secret)}\n")
+    with pytest.raises(InputError, match=r"roots\.mine") as config:
+        archive("mine", own)
+    for error in (given_it, environment, config):
+        assert "example.org" in str(error.value)
+        assert "swordfish" not in str(error.value)
+
+
+def test_a_home_that_is_not_there(
+    own: Path, user_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = archive("mine", own)
+    with pytest.raises(InputError, match="no home folder"):
+        root(found, "~nobody-at-all/data")
+    user_file.write_text('[roots]\nmine = "~nobody-at-all/data"\n')
+    with pytest.raises(InputError, match=r"roots\.mine.*no home folder"):
+        archive("mine", own)
+    monkeypatch.setenv("SPENDER_CONFIG", "~nobody-at-all/config.toml")
+    with pytest.raises(InputError, match="the configuration cannot be read"):
+        archive("mine", own)
+
+
+def test_no_login_of_a_service_is_shown(own: Path, user_file: Path) -> None:
+    user_file.write_text('[cutouts.mine]\nurl = "https://u:swordfish@a.b/{ra}"\nlayers = ["x"]\n')
+    with pytest.raises(InputError, match="not the URL of a service") as error:
+        archive("mine", own)
+    assert "swordfish" not in str(error.value)
+
+
+def test_limits_are_of_numbers(own: Path, user_file: Path) -> None:
+    user_file.write_text("""
+[[releases.mine.two.collections.things]]
+folder = "two"
+layout = "flat"
+limits = { run = [1, 2] }
+""")
+    (collection,) = archive("mine", own).release("two")[1].collections["things"]
+    assert collection.beyond({"run": "a"}) == "run a is not between 1 and 2"
+
+
 def test_a_folder_may_have_a_bare_name(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +196,8 @@ spectrum = ["deep/{number}.fits"]
 catalogues.all = "private.fits"
 collections.things = [{ folder = "private", layout = "deep" }]
 [releases.mine.one]
+root = "/mirror/one"
+catalogues.all = "one/all.fits"
 [releases.other.x]
 collections.things = [{ folder = "x", layout = "of another survey" }]
 [cutouts.mine]
@@ -158,7 +212,12 @@ pixel_scale = 1.0
     (collection,) = release.collections["things"]
     assert found.paths(collection, "spectrum", {"number": 3}) == ["private/deep/3.fits"]
     assert list(found.releases) == ["one", "two", "private"]
-    assert not found.releases["one"].collections  # the user's own takes the plugin's place
+    one = found.releases["one"]  # what the plugin says of it stays
+    assert (one.root, list(one.collections), list(one.catalogues)) == (
+        "/mirror/one",
+        ["things"],
+        ["all"],
+    )
     assert found.cutouts is not None
     assert found.cutouts.layers == ("b",)
 
@@ -220,6 +279,17 @@ def test_another_file_may_be_named(
             '[cutouts.mine]\nurl = "http://{layer}/x"\nlayers = ["a"]\nsizes = [1, 2]\n'
             "pixel_scale = 1\n",
             r"cutouts\.mine\.url: .*is not the URL of a service",
+        ),
+        (
+            '[cutouts.mine]\nurl = "https://a.b/{ra}"\nlayers = []\nsizes = [1, 2]\n'
+            "pixel_scale = 1\n",
+            r"cutouts\.mine\.layers: .* at least 1 item",
+        ),
+        ("[layouts.mine.a]\nspectrum = []\n", r"layouts\.mine\.a\.spectrum: .* at least 1 item"),
+        (
+            '[releases.mine.a]\ncollections.b = [{ folder = "c", layout = "flat", '
+            "limits = { number = [5, 2] } }]\n",
+            r"limits: number cannot be from 5 to 2",
         ),
     ],
 )

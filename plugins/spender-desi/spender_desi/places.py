@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spender_core.archives import releases
+from spender_core.archives import configuration
 from spender_core.archives.fits.hdus import open_hdus
 from spender_core.archives.fits.tables import whole_numbers
 from spender_core.archives.location import join
@@ -33,7 +33,7 @@ _TILES = {"tile": 10**8, "night": 10**8, "petal": 10}
 
 def archive() -> Archive:
     """Return DESI's archive, with the user's own releases."""
-    return releases.archive("desi", resources.files("spender_desi") / "releases.toml")
+    return configuration.archive("desi", resources.files("spender_desi") / "releases.toml")
 
 
 def catalogue(name: str, root: str | None, release: str | None, **fields: Value) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spender_core.archives import releases
+from spender_core.archives import configuration
 from spender_core.archives.fits.hdus import open_hdus
 from spender_core.archives.fits.tables import whole_numbers
 from spender_core.archives.location import join
@@ -30,7 +30,7 @@ _POSITIONS = (("PLUG_RA", "PLUG_DEC"), ("FIBER_RA", "FIBER_DEC"), ("RACAT", "DEC
 
 def archive() -> Archive:
     """Return SDSS's archive, with the user's own releases."""
-    return releases.archive("sdss", resources.files("spender_sdss") / "releases.toml")
+    return configuration.archive("sdss", resources.files("spender_sdss") / "releases.toml")
 
 
 def catalogue(
@@ -120,10 +120,11 @@ def _urls(
             urls += [join(tops[name], path) for same in zip(*paths, strict=True) for path in same]
     if not urls:
         name, entry = sdss.release(release, instrument)
-        bounds = [str(dict(one.limits)) for one in entry.collections[instrument]]
+        told = {one.beyond(fields) for one in entry.collections[instrument]} - {""}
+        why = " and ".join(sorted(told)) or "it names no run2d"
         raise InputError(
-            f"release {name} has no spectra of {instrument} with {fields}; limits are "
-            f"{' or '.join(bounds)}. Other releases may have them: {list(sdss.releases)}"
+            f"release {name} has no spectra of {instrument} with {fields}: {why}. Other releases "
+            f"may have them: {', '.join(sdss.releases)}"
         )
     return list(dict.fromkeys(urls))
 
@@ -155,7 +156,7 @@ def _fitting(
     ]
     naming = [one for one in within if run2d in one.values.get("run2d", ())]
     for collection in naming or within:
-        yield collection, (run2d,) if run2d else collection.values["run2d"]
+        yield collection, (run2d,) if run2d else collection.values.get("run2d", ())
 
 
 def _parse(row: Any) -> tuple[dict[str, Value], str]:

@@ -17,7 +17,7 @@ Columns, of which those marked * are written only if the truth is wanted:
 
 FITS: the table is the extension MOCKS; WAVELENGTH and RESTWAVE are images of the wavelengths,
 float64, vacuum Angstrom; the card MOCKS of the primary header says where all comes from, as JSON.
-Parquet: the same JSON, and wavelengths as float64 bytes, are in the metadata of the schema.
+Parquet: the same JSON, and wavelengths as JSON, too, are in the metadata of the schema.
 """
 
 from __future__ import annotations
@@ -245,9 +245,9 @@ def _parquet_rows(path: Path, layout: _Layout, n: int) -> Iterator[_Write]:
         kind = layout.dtype[name]
         scalar = pyarrow.from_numpy_dtype(kind.base)
         fields.append((name, pyarrow.list_(scalar, kind.shape[0]) if kind.shape else scalar))
-    metadata = {"spender": layout.about, "wave": layout.wave.tobytes()}
+    metadata = {"spender": layout.about, "wave": json.dumps(layout.wave.tolist())}
     if layout.rest is not None:
-        metadata["restwave"] = layout.rest.wave.tobytes()
+        metadata["restwave"] = json.dumps(layout.rest.wave.tolist())
     schema = pyarrow.schema(fields, metadata=metadata)
 
     def column(rows: NDArray[np.void], name: str) -> Any:
