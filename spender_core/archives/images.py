@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from spender_core.archives.fits.opening import reading
 from spender_core.archives.location import is_page, redacted, told
 from spender_core.archives.releases import Cutouts
-from spender_core.archives.remote.files import open_bytes
+from spender_core.archives.remote.files import forget, open_bytes
 from spender_core.archives.templates import fill
 from spender_core.errors import DamagedFileError, InputError, SpenderError
 
@@ -83,10 +83,14 @@ def fetch_images(urls: Sequence[str], size: int) -> list[NDArray[np.uint8] | Spe
     """
     with ThreadPoolExecutor(_AT_ONCE, "spender-images") as pool:
         contents = list(pool.map(lambda url: _content(url, size), urls))
-    return [
+    found = [
         content if isinstance(content, SpenderError) else _pixels(url, content, size)
         for url, content in zip(urls, contents, strict=True)
     ]
+    for url, one in zip(urls, found, strict=True):
+        if isinstance(one, DamagedFileError):
+            forget(url)
+    return found
 
 
 def _content(url: str, size: int) -> bytes | SpenderError:

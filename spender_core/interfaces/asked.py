@@ -30,8 +30,12 @@ def listed(source: Any, loader: Loader | None) -> list[Any]:
     Raises:
         InputError: There is nothing in it, it has no order, or a table lacks fields of ids.
     """
+    if hasattr(source, "as_void"):  # a row of an astropy table
+        source = source.as_void()
     if hasattr(source, "colnames"):  # importing astropy.table takes a while
         return list(_rows(source, loader))
+    if isinstance(source, (np.ndarray, np.void)) and source.dtype.names:
+        source = _in_text(source)
     if isinstance(source, np.ndarray) and source.ndim == 0:
         source = source[()]
     if isinstance(source, (*_PATHS, np.void)) or _is_one_id(source):
@@ -49,6 +53,15 @@ def listed(source: Any, loader: Loader | None) -> list[Any]:
             f"nothing to read in {source!r:.60}: give a path, a list of paths, or a list of ids"
         )
     return entries
+
+
+def _in_text(rows: NDArray[np.void] | np.void) -> Any:
+    """Return rows with text in place of bytes, as FITS readers give it."""
+    kinds = [(name, rows.dtype[name]) for name in rows.dtype.names or ()]
+    if not any(kind.kind == "S" for _, kind in kinds):
+        return rows
+    text = [(name, f"U{k.itemsize}" if k.kind == "S" else k) for name, k in kinds]
+    return np.asarray(rows).astype(text)[()]
 
 
 def are_paths(entries: list[Any]) -> bool:

@@ -22,6 +22,7 @@ from spender_core.errors import (
 )
 from spender_core.interfaces.asked import are_paths, listed, paths_of, root_of
 from spender_core.interfaces.loader import Loader, Source
+from spender_core.interfaces.locating import located
 
 _COLUMNS = (("TARGET_RA", "TARGET_DEC"), ("PLUG_RA", "PLUG_DEC"), ("RA", "DEC"))
 """Columns of tables in which positions are looked for, in this order."""
@@ -87,12 +88,13 @@ class Imaging:
         images = iter(fetch_images(urls, size))
         found = [one if isinstance(one, SpenderError) else next(images) for one in given]
         failed = [one for one in found if isinstance(one, SpenderError)]
+        first = next((k for k, one in enumerate(found) if isinstance(one, SpenderError)), 0)
         if len(failed) == len(found):
             raise failed[0]
         if failed:
             warnings.warn(
-                f"{len(failed)} of {len(found)} images could not be had, and are black. The first: "
-                f"{failed[0]}",
+                f"{len(failed)} of {len(found)} images could not be had, and are black. The first, "
+                f"number {first}: {failed[0]}",
                 PartialReadWarning,
                 stacklevel=2,
             )
@@ -132,11 +134,14 @@ def _positions(
     sources = (
         [Source((path,)) for path in paths_of(entries)]
         if are_paths(entries)
-        else loader.locate(entries, root, release)
+        else located(name, loader, entries, root, release)
     )
     files: dict[tuple[str, ...], NDArray[np.void] | SpenderError] = {}
     found: list[NDArray[np.float64] | SpenderError] = []
     for source in sources:
+        if isinstance(source, SpenderError):
+            found.append(source)
+            continue
         if source.urls not in files:
             files[source.urls] = _of_file(loader, source.urls)
         found += _of_source(name, source, files[source.urls])

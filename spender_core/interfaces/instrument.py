@@ -13,12 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from spender_core.archives.location import redacted
 from spender_core.batch import Flag, SpectrumBatch
-from spender_core.errors import InputError, NoSpectraError, PluginError, SpenderError
+from spender_core.errors import InputError, NoSpectraError, SpenderError
 from spender_core.grid import Grid
 from spender_core.interfaces.arrays import from_specutils, numbers, onto_grid
 from spender_core.interfaces.asked import are_paths, listed, paths_of, root_of
 from spender_core.interfaces.imaging import Imaging
 from spender_core.interfaces.loader import Loader, Source, check_reads_lsf
+from spender_core.interfaces.locating import located
 from spender_core.interfaces.querying import query_table
 from spender_core.interfaces.reading import Asked, Reading, Report
 from spender_core.ops.normalize import NORM_WINDOW, normalize
@@ -111,8 +112,8 @@ class Instrument(Imaging, ABC):
             The spectra in the order asked for, float32, on the host.
 
         Raises:
-            InputError: There is nothing to read, an id or `root` is malformed, or the
-                loader does not read line spread functions.
+            InputError: There is nothing to read, no id is one of the survey, `root` is malformed,
+                or the loader does not read line spread functions.
             FileError: A file is missing or cannot be used: the only one, each of them, or
                 any of them if `strict`.
             NoSpectraError: No spectrum is left; the message says why.
@@ -192,6 +193,9 @@ class Instrument(Imaging, ABC):
         loader = self._reader()
         if lsf:
             check_reads_lsf(loader)
+        refused = next((one for _, one in sources if isinstance(one, SpenderError)), None)
+        if strict and refused is not None:
+            raise refused
         return Reading(loader, lsf, strict or (lone and len(sources) == 1), report), sources
 
     def batch(
@@ -337,19 +341,7 @@ class Instrument(Imaging, ABC):
         source = listed(source, self.loader)
         if are_paths(source):
             return [(redacted(path), Source((path,))) for path in paths_of(source)]
-        loader = self._reader()
-        try:
-            places = loader.locate(source, root, release)
-        except SpenderError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"{source!r:.60} are no ids of {self.name} ({type(error).__name__}: {error})"
-            ) from error
-        if len(places) != len(source):
-            raise PluginError(
-                f"{type(loader).__name__}.locate found {len(places)} places for {len(source)} ids"
-            )
+        places = located(self.name, self._reader(), source, root, release)
         names = [str(row.item() if isinstance(row, np.void) else row)[:200] for row in source]
         return list(zip(names, places, strict=True))
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spender_core.archives.location import is_remote, redacted
+from spender_core.archives.remote import fetching
 from spender_core.batch import SpectrumBatch
 from spender_core.errors import (
     Failure,
@@ -34,8 +35,8 @@ AHEAD = 4
 TOGETHER = 256
 """Files that are handed to a loader together, if it takes several."""
 
-Asked = tuple[str, Source]
-"""A source, and the name under which it was asked for."""
+Asked = tuple[str, Source | SpenderError]
+"""A source, or why it cannot be, and the name under which it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,9 @@ class Reading:
         Raises:
             SpenderError: A source cannot be read, and `strict` was asked for.
         """
+        places = [source.urls[0] for _, source in sources if isinstance(source, Source)]
+        if any(map(is_remote, places)):
+            fetching.check_settings()
         windows = [list(sources)] if size is None else self._windows(sources, size)
         groups = [self._groups(window) for window in windows]
         done = spectra = failed = held = 0
@@ -152,6 +156,7 @@ class Reading:
             for window, wanted in zip(windows, groups, strict=True):
                 first = len(part.sources)
                 part.sources += window
+                done += self._refuse(part, first)
                 for group in wanted:
                     found = self._deal(part, first, group, next(loaded))
                     held, spectra = held + found, spectra + found
@@ -164,11 +169,22 @@ class Reading:
                     yield part
                     part, held = Part([]), 0
 
+    def _refuse(self, part: Part, first: int) -> int:
+        """Note the errors of those sources, from one on, that cannot be; return their number."""
+        errors = {
+            place: source
+            for place, (_, source) in enumerate(part.sources[first:], first)
+            if isinstance(source, SpenderError)
+        }
+        part.errors |= errors
+        return len(errors)
+
     def _windows(self, sources: Sequence[Asked], size: int) -> list[list[Asked]]:
         """Split sources into those that are dealt with together: some ids, or one large file."""
         windows: list[list[Asked]] = []
         for asked in sources:
-            large = not (asked[1].rows or self.loader.whole or self.loader.loads_many)
+            some = isinstance(asked[1], SpenderError) or asked[1].rows
+            large = not (some or self.loader.whole or self.loader.loads_many)
             if not windows or len(windows[-1]) == size or large:
                 windows.append([])
             windows[-1].append(asked)
@@ -194,6 +210,7 @@ class Reading:
                     continue
                 assert loaded.batch is not None
                 source = part.sources[position][1]
+                assert isinstance(source, Source)
                 found = _rows_of(loaded.batch, rows, source, file.urls)
                 if isinstance(found, SpenderError):
                     errors[position] = found
@@ -230,6 +247,10 @@ class Reading:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                fetching.cancel_all()  # or the end of the pool waits for silent servers
+                raise
             finally:
                 for future in waiting:
                     future.cancel()
@@ -250,7 +271,10 @@ class Reading:
         """Load the first of a file's places that exists."""
         for url in file.urls:
             try:
-                return self._loaded(url, file.rows)
+                try:
+                    return self._loaded(url, file.rows)
+                except fetching.ChangedError:  # what was read of the old version is forgotten
+                    return self._loaded(url, file.rows)
             except MissingFileError:
                 if len(file.urls) == 1:
                     raise
@@ -271,12 +295,12 @@ class Reading:
 def _files(sources: Sequence[Asked]) -> list[_File]:
     """Return the files that sources want, in the order in which they are first wanted."""
     wanted: dict[tuple[str, ...], list[int]] = {}
+    rows: dict[tuple[str, ...], list[Source]] = {}
     for position, (_, source) in enumerate(sources):
-        wanted.setdefault(source.urls, []).append(position)
-    return [
-        _File(urls, tuple(positions), _rows([sources[i][1] for i in positions]))
-        for urls, positions in wanted.items()
-    ]
+        if isinstance(source, Source):
+            wanted.setdefault(source.urls, []).append(position)
+            rows.setdefault(source.urls, []).append(source)
+    return [_File(urls, tuple(positions), _rows(rows[urls])) for urls, positions in wanted.items()]
 
 
 def _rows(sources: Sequence[Source]) -> dict[str, tuple[Any, ...]]:

@@ -96,7 +96,7 @@ def _by_torch(
     keep_L: Tensor | None,
 ) -> Normalized:
     if keep_L is not None:
-        ivar_BL = ivar_BL * keep_L.to(ivar_BL)
+        ivar_BL = torch.where(keep_L.to(ivar_BL.device), ivar_BL, 0)
     chunks = zip(flux_BL.split(_CHUNK), ivar_BL.split(_CHUNK), z_B.split(_CHUNK), strict=True)
     done = [normalization(*chunk, wave_obs_L, window) for chunk in chunks]
     norm_B, used_rms_B = (torch.cat(parts) for parts in zip(*done, strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,31 +18,32 @@ BELOW = "dr1/spectro/redux/iron/healpix"
 FOLDER = f"{BELOW}/sv3/dark/260/26065"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Fabricated]:
-    """Root of an archive with a coadd of 500 targets."""
-    root = tmp_path_factory.mktemp("archive")
-    return root, write(root / BELOW, 500)
-
-
 @pytest.fixture(scope="module", params=["http", "s3"])
 def root(
-    request: pytest.FixtureRequest, made: tuple[Path, Fabricated]
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """URL of the archive, and the environment that it needs."""
-    folder, _ = made
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, dict[str, str], Fabricated]]:
+    """URL of an archive with a coadd, the environment that it needs, and what it was made of."""
+    folder = tmp_path_factory.mktemp("archive")
     if request.param == "http":
+        made = write(folder / BELOW, 500)
         with serving(folder) as server:
-            yield server.root, {}
+            yield server.root, {}, made
         return
+    made = write(folder / BELOW, 150)  # moto copies the whole file for each request
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*.fits")}
     contents = {key: path.read_bytes() for key, path in files.items()}
     with public_bucket("desidata", contents) as url:
-        yield "s3://desidata", {"AWS_ENDPOINT_URL": url}
+        yield "s3://desidata", {"AWS_ENDPOINT_URL": url}, made
 
 
 @pytest.fixture
-def archive(root: tuple[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> str:
+def made(root: tuple[str, dict[str, str], Fabricated]) -> Fabricated:
+    """The coadd."""
+    return root[2]
+
+
+@pytest.fixture
+def archive(root: tuple[str, dict[str, str], Fabricated], monkeypatch: pytest.MonkeyPatch) -> str:
     """URL of the archive, which is read without credentials."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
@@ -60,8 +60,8 @@ def moved(read: Callable[[], Any]) -> tuple[Any, int, int]:
     return result, after.requests - before.requests, after.bytes - before.bytes
 
 
-def test_one_target_needs_little(archive: str, made: tuple[Path, Fabricated]) -> None:
-    desi, one = registry.instrument("desi"), int(made[1].targets[237])
+def test_one_target_needs_little(archive: str, made: Fabricated) -> None:
+    desi, one = registry.instrument("desi"), int(made.targets[137])
     ids = ("sv3", "dark", 26065, one)
     batch, requests, size = moved(lambda: desi.read(ids, root=archive, quality=False))
     assert len(batch) == 1
@@ -69,7 +69,7 @@ def test_one_target_needs_little(archive: str, made: tuple[Path, Fabricated]) ->
     assert 0 < requests <= 40
     again, requests, size = moved(lambda: desi.read(ids, root=archive, quality=False))
     assert (requests, size) == (0, 0)
-    direct = desi.read(str(made[1].coadd), quality=False)
+    direct = desi.read(str(made.coadd), quality=False)
     place = direct.ids["TARGETID"].tolist().index(one)
     for found in (batch, again):
         np.testing.assert_array_equal(found.flux[0].numpy(), direct.flux[place].numpy())
@@ -77,16 +77,14 @@ def test_one_target_needs_little(archive: str, made: tuple[Path, Fabricated]) ->
         assert found.z[0] == direct.z[place]
 
 
-def test_resolutions_move_only_on_request(archive: str, made: tuple[Path, Fabricated]) -> None:
-    desi, whole = registry.instrument("desi"), made[1].coadd.stat().st_size
-    url = f"{archive}/{FOLDER}/{made[1].coadd.name}"
+def test_resolutions_move_only_on_request(archive: str, made: Fabricated) -> None:
+    desi, whole = registry.instrument("desi"), made.coadd.stat().st_size
+    url = f"{archive}/{FOLDER}/{made.coadd.name}"
     without, requests, size = moved(lambda: desi.read(url, quality=False))
     assert 0.1 * whole < size <= 0.25 * whole
     assert requests < 100
-    direct = desi.read(str(made[1].coadd), quality=False)
+    direct = desi.read(str(made.coadd), quality=False)
     np.testing.assert_array_equal(without.flux.numpy(), direct.flux.numpy())
     np.testing.assert_array_equal(without.ivar.numpy(), direct.ivar.numpy())
-    if url.startswith("s3:"):  # moto copies the whole file for each of the 100 requests
-        return
     _, _, more = moved(lambda: desi.read(url, quality=False, lsf=True))
     assert 0.7 * whole < size + more <= 1.02 * whole

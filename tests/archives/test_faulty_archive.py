@@ -10,10 +10,10 @@ from faulty_archive import Id, differences, fabricate, path_of, spoil
 from range_server import RangeServer, serving
 
 from spender_core import registry
-from spender_core.archives.remote import fetching, whole
+from spender_core.archives.remote import whole
 from spender_core.errors import OfflineError, PartialReadWarning, SpenderError
 
-COUNT = 600
+COUNT = 300
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,9 @@ def running(folder: Path) -> Iterator[RangeServer]:
 
 
 @pytest.fixture
-def archive(running: RangeServer, monkeypatch: pytest.MonkeyPatch) -> RangeServer:
-    """A server, with short pauses between tries."""
+def archive(running: RangeServer) -> RangeServer:
     running.heal()
     running.forget()
-    monkeypatch.setattr(fetching, "PAUSE", 0.01)
     return running
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -15,6 +17,7 @@ import pytest
 from range_server import RangeServer, serving
 
 from spender_core.archives.remote import fetching, hosts
+from spender_core.archives.remote.answers import Trouble
 from spender_core.archives.remote.fetching import fetch_all, submit, traffic
 from spender_core.archives.remote.hosts import Host, UnreachableError
 from spender_core.errors import FileError, InputError, MissingFileError, OfflineError, SpenderError
@@ -43,8 +46,7 @@ def archive(running: RangeServer, monkeypatch: pytest.MonkeyPatch) -> RangeServe
     """A server, with short pauses between tries."""
     running.heal()
     running.forget()
-    monkeypatch.setattr(fetching, "PAUSE", 0.005)
-    monkeypatch.setenv("SPENDER_TIMEOUT", "0.4")
+    monkeypatch.setenv("SPENDER_TIMEOUT", "0.3")
     return running
 
 
@@ -146,12 +148,42 @@ def test_all_wait_as_long_as_a_server_asks(archive: RangeServer, form: str) -> N
     assert archive.seen().requests == 3
 
 
-def test_nobody_waits_for_hours(archive: RangeServer) -> None:
+def test_nobody_waits_for_hours(archive: RangeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is left in peace for a while, and then asked again."""
+    monkeypatch.setattr(hosts, "CLOSED", 0.0)
+    monkeypatch.setattr(hosts, "LONGEST_CLOSED", 0.5)
     archive.fault("status", code=503, headers={"Retry-After": "7200"})
     with pytest.raises(OfflineError, match=r"it asks to wait 7200 s \(attempts: 1\)"):
         submit(archive.at("a.bin")).result()
     archive.heal()
+    with pytest.raises(OfflineError, match=r"it asks to wait 7200 s; try again later"):
+        submit(archive.at(MANY[0])).result()
+    assert archive.seen().requests == 1
+    time.sleep(0.6)
     assert submit(archive.at(MANY[0])).result().data == CONTENT[1:]
+
+
+def test_pauses_double_up_to_the_longest(
+    real_pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pauses that users have, which the other tests shorten."""
+    monkeypatch.setattr(fetching, "PAUSE", real_pause)
+    monkeypatch.setattr(fetching, "TRIES", 99)
+    assert real_pause == 0.5
+    for tries in range(1, 20):
+        pause = fetching._pause(Host(1), "http://h.org/a", tries, Trouble("it failed"))
+        expected = min(0.5 * 2 ** (tries - 1), fetching.LONGEST_PAUSE)
+        assert 0.75 * expected <= pause <= 1.25 * expected
+
+
+def test_a_second_try_comes_after_a_real_pause(archive: RangeServer, real_pause: float) -> None:
+    script = "import sys; from spender_core.archives.remote.fetching import submit; "
+    script += "import time; a = time.monotonic(); submit(sys.argv[1]).result(); "
+    script += "print(time.monotonic() - a)"
+    archive.fault("status", code=503, times=1)
+    ran = subprocess.run([sys.executable, "-c", script, archive.at("a.bin")], capture_output=True)
+    assert float(ran.stdout) >= 0.75 * real_pause
+    assert archive.seen().requests == 2
 
 
 @pytest.mark.parametrize("after", ["soon", "-5", "", "9" * 400])
@@ -183,7 +215,7 @@ def test_those_who_wait_for_an_unreachable_server_fail_at_once(
         assert isinstance(one, OfflineError)
         assert f"cannot reach http://{host}:{port}/{k}.fits: no connection" in str(one)
     assert 3 <= traffic().requests - before < 600
-    with pytest.raises(OfflineError, match=r"no connection .*\(attempts: 0\)"):
+    with pytest.raises(OfflineError, match=r"no connection .*\); try again later"):
         submit(f"http://{host}:{port}/later.fits").result()
     assert submit(archive.at("a.bin")).result().data == CONTENT
 

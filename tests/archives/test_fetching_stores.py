@@ -11,7 +11,6 @@ import pytest
 from range_server import RangeServer, serving
 from stores import public_bucket
 
-from spender_core.archives.remote import fetching
 from spender_core.archives.remote.fetching import ChangedError, Fetched, fetch_all, submit, traffic
 from spender_core.errors import (
     DamagedFileError,
@@ -34,7 +33,6 @@ def store() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def endpoint(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "PAUSE", 0.005)
     monkeypatch.setenv("AWS_ENDPOINT_URL", store)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
@@ -88,16 +86,25 @@ def test_offline_no_store_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- what moto does not do: a server that answers as a store would -----------------------------
 
 
-@pytest.fixture
-def strange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RangeServer]:
-    """A store with the buckets "public" and "private", which fails as it is told."""
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RangeServer]:
+    """A server of the buckets "public" and "private"."""
+    folder = tmp_path_factory.mktemp("buckets")
     for bucket in ("public", "private"):
-        (tmp_path / bucket).mkdir()
-        (tmp_path / bucket / "a.fits").write_bytes(CONTENT)
-    with serving(tmp_path) as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.root)
-        monkeypatch.setenv("SPENDER_TIMEOUT", "0.5")
+        (folder / bucket).mkdir()
+        (folder / bucket / "a.fits").write_bytes(CONTENT)
+    with serving(folder) as server:
         yield server
+
+
+@pytest.fixture
+def strange(running: RangeServer, monkeypatch: pytest.MonkeyPatch) -> RangeServer:
+    """The same, as a store that fails as it is told."""
+    running.heal()
+    running.forget()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", running.root)
+    monkeypatch.setenv("SPENDER_TIMEOUT", "0.3")
+    return running
 
 
 def test_what_is_private_is_asked_for_with_credentials(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import os
+import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from spender_core.archives.fits.hdus import open_hdus
 from spender_core.archives.fits.opening import beside, open_fits
 from spender_core.errors import FileError, MissingFileError, OfflineError, SpenderError
 
@@ -64,7 +67,7 @@ def server(tmp_path: Path) -> Iterator[str]:
     fits.PrimaryHDU(np.arange(6.0)).writeto(path)
     Handler.content = path.read_bytes()
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        Thread(target=running.serve_forever, daemon=True).start()
+        Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
 
@@ -142,6 +145,23 @@ def local(tmp_path: Path) -> Path:
 
 def test_paths_may_be_urls_of_files(local: Path) -> None:
     assert values(str(local)) == values(f"file://{local}") == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_gzipped_file_may_be_read_by_many_threads(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).integers(0, 9, (600, 500), dtype=np.int32)
+    fits.PrimaryHDU(content).writeto(tmp_path / "long.fits")
+    packed = gzip.compress((tmp_path / "long.fits").read_bytes(), 1)
+    (tmp_path / "long.fits.gz").write_bytes(packed)
+    rows = np.random.default_rng(1).integers(0, len(content), 4000).tolist()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with open_hdus(str(tmp_path / "long.fits.gz")) as hdus, ThreadPoolExecutor(8) as pool:
+            hdu = hdus[0]
+            for row, found in zip(rows, pool.map(lambda k: hdu.image([k]), rows), strict=True):
+                np.testing.assert_array_equal(found[0], content[row])
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_gzipped_files_are_read(local: Path, tmp_path: Path) -> None:
@@ -224,7 +244,7 @@ def test_large_files_come_from_servers_without_ranges_too(tmp_path: Path) -> Non
     fits.PrimaryHDU(large).writeto(tmp_path / "large.fits")
     handler = partial(Plain, directory=tmp_path)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        Thread(target=running.serve_forever, daemon=True).start()
+        Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
         with open_fits(f"http://127.0.0.1:{running.server_port}/large.fits") as hdus:
             assert (hdus[0].data == large).all()
         running.shutdown()

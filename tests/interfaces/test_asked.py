@@ -44,6 +44,15 @@ def test_text_of_ids_may_be_whole_numbers(tmp_path: Path) -> None:
     assert [row.tolist() for row in listed(table, Named())] == [(1, "26"), (2, "103")]
 
 
+def test_rows_of_arrays_and_tables_are_ids() -> None:
+    """Text of FITS comes as bytes."""
+    rows = np.array([(1, b"26"), (2, b"103")], dtype=[("NUMBER", ">i4"), ("RUN", "S7")])
+    assert [row.tolist() for row in listed(rows, Named())] == [(1, "26"), (2, "103")]
+    assert [row.tolist() for row in listed(rows[1], Named())] == [(2, "103")]
+    table = Table(rows)
+    assert [row.tolist() for row in listed(table[1], Named())] == [(2, "103")]
+
+
 def test_the_field_itself_is_taken_before_others_that_differ_in_case() -> None:
     assert ids_of(number=[5], NUMBER=[1], Number=[6]) == [(1,)]
     with pytest.raises(InputError, match="more than one column NUMBER: number, Number"):

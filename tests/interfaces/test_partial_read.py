@@ -140,11 +140,30 @@ def test_ids_fail_one_by_one(instrument: Any) -> None:
     assert partial(instrument, rows).failures[0].source == "('broken', 1)"
 
 
-def test_a_malformed_id_raises_before_anything_is_read(instrument: Any) -> None:
+def test_a_malformed_id_costs_only_itself(instrument: Any) -> None:
+    ids = [("3", 1), ("3", 1, 1), 5, ("3", 2), ("absent", 1)]
+    batch = partial(instrument, ids)
+    assert [(failure.source, failure.error) for failure in batch.failures] == [
+        ("('3', 1, 1)", "InputError"),
+        ("5", "InputError"),
+        ("('absent', 1)", "MissingFileError"),
+    ]
+    assert batch.ids is not None
+    assert batch.ids.tolist() == [("3", 1), ("3", 2)]
+    seen = []
+    chunks = list(instrument.read_chunks(ids, size=2, progress=seen.append))
+    assert [failure.source for chunk in chunks for failure in chunk.failures] == [
+        "('3', 1, 1)",
+        "5",
+        "('absent', 1)",
+    ]
+    assert (seen[-1].done, seen[-1].failures) == (5, 3)
     with pytest.raises(InputError, match="ids are"):
-        instrument.read([("3", 1), ("3", 1, 1)])
+        instrument.read(ids, strict=True)
+    with pytest.raises(InputError, match="ids are"):
+        instrument.read([("3", 1, 1), 5])
     with pytest.raises(InputError, match="are no ids of mine"):
-        instrument.read([("3", 1), 5])
+        instrument.read([5])
 
 
 @pytest.mark.parametrize("source", [[], (), np.array([], dtype=ID), None, 5], ids=repr)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from astropy.table import Table, vstack
+from range_server import serving
 
+from spender_core.archives.remote.files import open_bytes
 from spender_core.batch import Flag, SpectrumBatch
 from spender_core.errors import (
     DamagedFileError,
@@ -234,3 +242,80 @@ def test_an_abandoned_reading_stops(mine: Any) -> None:
     assert len(mine.loader.loads) <= 2
     with pytest.raises(FileError):
         list(mine.read_chunks(["bad", "f1"], size=1, strict=True))
+
+
+# -- remote files ----------------------------------------------------------------------------
+
+
+class Numbered(Shelf):
+    """Reads the number of a file at its start and near its end, and does something in between."""
+
+    between: Callable[[], None]
+
+    def load(self, url: str) -> SpectrumBatch:
+        self.loads.append(url)
+        with open_bytes(url) as file:
+            first = file.read_at(0, 1)
+            self.between()
+            assert file.read_at(1_900_000, 1_900_001) == first
+        return made(f"f{first.decode()}")
+
+
+@pytest.mark.parametrize("changes", [1, 2])
+def test_a_file_that_changes_while_it_is_read_is_read_once_more(
+    tmp_path: Path, changes: int
+) -> None:
+    mine, left = shelf(Numbered), list(range(1, changes + 1))
+
+    def change() -> None:
+        if left:
+            (tmp_path / "a").write_bytes(str(left.pop(0)).encode() * 2_000_000)
+            os.utime(tmp_path / "a", (1e9, 1e9 + len(left)))
+
+    mine.loader.between = change
+    (tmp_path / "a").write_bytes(b"0" * 2_000_000)
+    with serving(tmp_path) as server:
+        if changes == 1:
+            assert stars(mine.read(server.at("a"), quality=False)) == list(range(5, 10))
+        else:
+            with pytest.raises(FileError, match="changed on its server"):
+                mine.read(server.at("a"), quality=False)
+    assert len(mine.loader.loads) == 2
+
+
+STOPPED = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from spender_core.archives.remote.files import open_bytes
+from spender_core.interfaces.loader import Loader, Source
+from spender_core.interfaces.reading import Reading
+
+class Mine(Loader):
+    id_dtype = None
+    def recognises(self, url):
+        return True
+    def load(self, url):
+        with open_bytes(url):
+            pass
+
+for part in Reading(Mine()).parts([(url, Source((url,))) for url in sys.argv[1:]]):
+    pass
+"""
+
+
+def test_ctrl_c_ends_reading_though_the_server_is_silent(tmp_path: Path) -> None:
+    names = [f"{number}" for number in range(6)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"content")
+    with serving(tmp_path) as server:
+        server.fault("silence")
+        command = [sys.executable, "-c", STOPPED, *map(server.at, names)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            while server.seen().requests < 4 and process.poll() is None:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            try:
+                _, err = process.communicate(timeout=20)  # of the 30 that a server may be silent
+            finally:
+                process.kill()
+    assert err.rstrip().endswith("KeyboardInterrupt")

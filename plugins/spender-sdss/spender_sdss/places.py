@@ -59,8 +59,8 @@ def find(
     """Return where spectra are, by their ids.
 
     Lite files are preferred to full ones. Without run2d, all reductions of the release are
-    tried. With one that the default release lacks, and no release asked for, the latest release
-    that has it is tried first.
+    tried. Where no release is asked for, and the default one lacks the run2d, or can have no such
+    numbers, the latest release that can is tried first.
 
     Args:
         instrument: "sdss" or "boss".
@@ -109,7 +109,7 @@ def _urls(
     fields, run2d = _parse(row)
     kind = "spectrum" if "fiberid" in fields else "plate"
     urls: list[str] = []
-    for name in _releases(sdss, instrument, run2d, release):
+    for name in _releases(sdss, instrument, fields, run2d, release):
         _, entry = sdss.release(name, instrument)
         if name not in tops:
             tops[name] = sdss.root(root, entry)
@@ -122,25 +122,34 @@ def _urls(
         name, entry = sdss.release(release, instrument)
         told = {one.beyond(fields) for one in entry.collections[instrument]} - {""}
         why = " and ".join(sorted(told)) or "it names no run2d"
+        others = ", ".join(_having(sdss, instrument, fields, "")) or "none"
         raise InputError(
-            f"release {name} has no spectra of {instrument} with {fields}: {why}. Other releases "
-            f"may have them: {', '.join(sdss.releases)}"
+            f"release {name} has no spectra of {instrument} with {fields}: {why}. Releases that may "
+            f"have them: {others}"
         )
     return list(dict.fromkeys(urls))
 
 
-def _releases(sdss: Archive, instrument: str, run2d: str, release: str | None) -> Iterator[str]:
+def _releases(
+    sdss: Archive, instrument: str, fields: dict[str, Value], run2d: str, release: str | None
+) -> Iterator[str]:
     """Yield the releases to try."""
-    if release is None and run2d:
-        having = [
-            name
-            for name, entry in sdss.releases.items()
-            for collection in entry.collections.get(instrument, ())
-            if run2d in collection.values.get("run2d", ())
-        ]
-        if having and sdss.default not in having:
-            yield having[-1]
+    having = _having(sdss, instrument, fields, run2d) if release is None else []
+    if having and sdss.default not in having:
+        yield having[-1]
     yield sdss.release(release, instrument)[0]
+
+
+def _having(sdss: Archive, instrument: str, fields: dict[str, Value], run2d: str) -> list[str]:
+    """Return the releases that may have a spectrum, oldest first."""
+    return [
+        name
+        for name, entry in sdss.releases.items()
+        if any(
+            run2d in one.values.get("run2d", ()) if run2d else not one.beyond(fields)
+            for one in entry.collections.get(instrument, ())
+        )
+    ]
 
 
 def _fitting(

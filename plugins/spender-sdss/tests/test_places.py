@@ -87,6 +87,13 @@ def test_spectra_of_sdss_v_are_found_by_field_and_catalogid() -> None:
         located(BOSS(), (15000, 59146, 4375786564), "dr17")
 
 
+def test_numbers_lead_to_a_release_that_can_have_them() -> None:
+    row = (112359, 60086, 27021598054114233)
+    assert located(BOSS(), row, None) == located(BOSS(), row, "dr19")
+    with pytest.raises(InputError, match="Releases that may have them: dr18, dr19$"):
+        located(BOSS(), row, "dr17")
+
+
 def test_the_default_release_is_dr17() -> None:
     assert located(SDSS(), (412, 52254, 308), None)[0].startswith(f"{SAS}/dr17/sdss/")
 

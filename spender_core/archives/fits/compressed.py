@@ -99,7 +99,7 @@ class Lines:
         counts, offsets = pairs[:, 0], pairs[:, 1]
         if ((counts < 0) | (offsets < 0) | (counts > heap.size)).any():
             raise DamagedFileError(f"HDU {heap.number} points outside of its heap")
-        if ((offsets + counts > heap.size) & (counts > 0)).any():
+        if ((offsets > heap.size - counts) & (counts > 0)).any():  # the sum may overflow
             raise DamagedFileError(f"HDU {heap.number} points outside of its heap")
         if int(counts.sum()) > heap.size:
             raise DamagedFileError(f"arrays of HDU {heap.number} overlap in its heap")

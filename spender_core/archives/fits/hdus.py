@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
 
 from spender_core.archives.fits import opening
 from spender_core.archives.fits.claims import BLOCK, MOST_HDUS, MOST_HEADERS
 from spender_core.archives.fits.hdu import Hdu
 from spender_core.archives.fits.headers import find_header, layout_of
 from spender_core.archives.fits.spans import Chosen, Parts, chosen
-from spender_core.archives.remote.bytefile import ByteFile, MemoryFile, Range, Reader
+from spender_core.archives.remote.bytefile import ByteFile, MemoryFile
 from spender_core.archives.remote.files import open_bytes
 from spender_core.errors import DamagedFileError
 
@@ -29,9 +28,6 @@ LOOK = 2 * BLOCK
 
 _WHOLE = 1 << 19
 """Bytes of a local file that is read at once."""
-
-
-"""Bytes of a compressed image that are made at once, beside the result."""
 
 Part = tuple[Hdu, Chosen, Sequence[str] | None]
 """An HDU, its wanted rows, and of a table its wanted columns."""
@@ -51,49 +47,8 @@ def open_hdus(url: str, names: Collection[str] | None = None) -> Iterator[Hdus]:
         FileError: The file cannot be read, or is not FITS; or whoever reads it here fails.
         OfflineError: It is remote, and its server cannot be reached, or SPENDER_OFFLINE is set.
     """
-    with opening.reading(url), open_bytes(url) as given, _plain(given) as file:
+    with opening.reading(url), open_bytes(url) as given, opening.plain(given) as file:
         yield Hdus(file, names)
-
-
-@contextmanager
-def _plain(given: ByteFile) -> Iterator[ByteFile]:
-    """Give a FITS file as it is, or decompressed; refuse what is something else."""
-    if given.read_at(0, min(given.size, 10)) == b"SIMPLE  = ":
-        yield given
-        return
-    with opening._plain(cast(Any, given.as_file())) as file:
-        yield _Stream(given.url, cast(Any, file))
-
-
-class _Stream:
-    """A file with a position, as bytes at any place."""
-
-    remote = False
-
-    def __init__(self, url: str, file: Any) -> None:
-        self.url, self.size, self._file = url, int(file.size), file
-
-    def read_at(self, start: int, stop: int) -> bytes:
-        """Return the bytes from `start` to `stop`; see `ByteFile`."""
-        self._file.seek(start)
-        content = bytes(self._file.read(stop - start))
-        if len(content) != stop - start:
-            raise DamagedFileError(f"bytes {start} to {stop} are not in it, it has {self.size}")
-        return content
-
-    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
-        """Return several parts; see `ByteFile`."""
-        return [self.read_at(start, stop) for start, stop in ranges]
-
-    def prefetch(self, ranges: Sequence[Range]) -> None:
-        """Do nothing: it is all there."""
-
-    def as_file(self) -> Reader:
-        """Return it as a file with a position."""
-        return Reader(self)
-
-    def close(self) -> None:
-        """Leave it open: whoever opened it closes it."""
 
 
 class Hdus:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import re
 import tempfile
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, BinaryIO, cast
 
@@ -20,7 +21,8 @@ from spender_core.archives.location import (
     is_remote,
     redacted,
 )
-from spender_core.archives.remote.files import MemoryFile, Reader, forget, open_bytes
+from spender_core.archives.remote.bytefile import ByteFile, Range, Reader, check_range
+from spender_core.archives.remote.files import forget, open_bytes
 from spender_core.errors import (
     DamagedFileError,
     FileError,
@@ -58,7 +60,8 @@ def open_fits(url: str, contents: bool = True) -> Iterator[fits.HDUList]:
         FileError: The file cannot be read, or is not FITS; or whoever reads it here fails.
         OfflineError: It is remote, and its server cannot be reached, or SPENDER_OFFLINE is set.
     """
-    with reading(url), _strict(), open_bytes(url) as given, _plain(given.as_file()) as file:
+    with reading(url), _strict(), open_bytes(url) as given, plain(given) as content:
+        file = content.as_file()
         check(cast(BinaryIO, file), file.size, contents)
         file.seek(0)
         with fits.open(file, memmap=False, lazy_load_hdus=True) as hdus:
@@ -127,10 +130,13 @@ def is_absence(error: FileNotFoundError) -> bool:
 
 
 @contextmanager
-def _plain(given: Reader) -> Iterator[Reader]:
-    """Give a FITS file as it is, or decompressed; refuse what is something else."""
-    start = given.read(512)
-    given.seek(0)
+def plain(given: ByteFile) -> Iterator[ByteFile]:
+    """Give a FITS file as it is, or decompressed.
+
+    Raises:
+        DamagedFileError: It is something else, or becomes too long.
+    """
+    start = given.read_at(0, min(given.size, 512))
     if not start:
         raise DamagedFileError("it is empty")
     if is_page(start) and given.remote:
@@ -148,12 +154,13 @@ def _plain(given: Reader) -> Iterator[Reader]:
         return
     most = EXPANSION * given.size + (1 << 16)
     excess = f"expands to more than {EXPANSION} times its size; decompress it first"
-    with gzip.GzipFile(fileobj=cast(BinaryIO, given)) as file, _copied(file, most, excess) as copy:
+    packed = cast(BinaryIO, given.as_file())
+    with gzip.GzipFile(fileobj=packed) as file, _copied(file, given.url, most, excess) as copy:
         yield copy
 
 
 @contextmanager
-def _copied(file: Any, most: int, excess: str) -> Iterator[Reader]:
+def _copied(file: Any, url: str, most: int, excess: str) -> Iterator[_Copy]:
     """Copy a stream to a temporary file, as far as it is not too long."""
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as copy:
         size = 0
@@ -162,20 +169,38 @@ def _copied(file: Any, most: int, excess: str) -> Iterator[Reader]:
             if size > most:
                 raise DamagedFileError(f"it {excess}")
             copy.write(part)
-        yield Reader(_Copy(copy, size))
+        yield _Copy(url, copy, size)
 
 
-class _Copy(MemoryFile):
+class _Copy:
     """A temporary file, in memory or on disk."""
 
-    def __init__(self, file: IO[bytes], size: int) -> None:
-        super().__init__("", b"", remote=False)
-        self._file, self.size = file, size
+    remote = False
+
+    def __init__(self, url: str, file: IO[bytes], size: int) -> None:
+        self.url, self.size = url, size
+        self._file, self._lock = file, threading.Lock()
 
     def read_at(self, start: int, stop: int) -> bytes:
         """Return the bytes from `start` to `stop`; see `ByteFile`."""
-        self._file.seek(start)
-        return self._file.read(stop - start)
+        check_range(start, stop, self.size)
+        with self._lock:
+            self._file.seek(start)
+            return self._file.read(stop - start)
+
+    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Return several parts; see `ByteFile`."""
+        return [self.read_at(start, stop) for start, stop in ranges]
+
+    def prefetch(self, ranges: Sequence[Range]) -> None:
+        """Do nothing: it is all there."""
+
+    def as_file(self) -> Reader:
+        """Return it as a file with a position."""
+        return Reader(self)
+
+    def close(self) -> None:
+        """Do nothing: whoever made it closes it."""
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spender_core.errors import DamagedFileError
 from spender_core.native import library, share_rows
 
 Integers = NDArray[np.int64]
@@ -36,6 +37,9 @@ def decode(
         size: Bytes of a pixel: 1, 2 or 4.
         zero: The value of which the others are told: pixels are then 0 where they have it, else 1.
 
+    Raises:
+        DamagedFileError: A tile is not in the content.
+
     Returns:
         The pixels, shape (T, pixels), whole numbers with a sign but for those of one byte; and 1
         for each damaged tile, shape (T,).
@@ -43,6 +47,10 @@ def decode(
     native = library()
     if native is None:
         return None
+    if len(places) and not (
+        places.min() >= 0 <= lengths.min() and (places <= len(content) - lengths).all()
+    ):
+        raise DamagedFileError("a compressed tile lies outside of what was read")
     kind = np.uint8 if zero is not None else np.dtype({1: "u1", 2: "i2", 4: "i4"}[size])
     out = np.empty((len(places), pixels), dtype=kind)
     bad = np.empty(len(places), dtype=np.uint8)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spender_core.archives.remote.bytefile import ByteFile, Range
+from spender_core.archives.remote.bytefile import ByteFile, Range, check_range
 from spender_core.errors import InputError
 
 Chosen = slice | Sequence[int] | NDArray[np.integer[Any]] | None
@@ -32,6 +32,7 @@ class Parts:
     def read(self, start: int, stop: int) -> bytes:
         """Return the bytes from one place to another."""
         if self._whole is not None:
+            check_range(start, stop, self.size)
             return self._whole[start:stop]
         held = self._held.pop((start, stop), None)
         return self.file.read_at(start, stop) if held is None else held

@@ -77,7 +77,8 @@ class Heap:
             lengths = counts * column.item
             if (counts < 0).any() or (offsets < 0).any() or (counts > self.size).any():
                 raise DamagedFileError(f"HDU {self.number} points outside of its heap")
-            if ((offsets + lengths > self.size) & (lengths > 0)).any():
+            # the sum may overflow
+            if ((offsets > self.size - lengths) & (lengths > 0)).any():
                 raise DamagedFileError(f"HDU {self.number} points outside of its heap")
             total += int(lengths.sum())
             found[column.name.upper()] = counts, offsets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -9,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Self
 
-from spender_core.archives.location import is_remote, normal, offline, redacted
+from spender_core.archives.location import is_remote, normal, offline, redacted, told
 from spender_core.archives.remote import blocks, fetching, keeping, whole
-from spender_core.errors import MissingFileError, SpenderError
+from spender_core.errors import FileError, MissingFileError, SpenderError
 
 HELD = 256 << 20
 """Bytes that may be there and not yet taken; beyond them no further file is asked for."""
@@ -21,6 +22,9 @@ WAITING = 4096
 
 TAKEN = 64 << 20
 """Bytes of files that are kept in memory after they were taken, for whoever takes them again."""
+
+STEP = 256
+"""Files that are looked for at a time, so that the first of many cached ones is not waited for."""
 
 _GUESS = 256 << 10
 _active: list[Ahead] = []
@@ -63,17 +67,25 @@ class Ahead:
         self._next = self._waiting = self._held = self._came = self._files = 0
         self._state = threading.RLock()
         self._taken: OrderedDict[str, bytes] = OrderedDict()
+        self._taken_bytes = 0
         self._saver = ThreadPoolExecutor(1, thread_name_prefix="spender-saving")
         self._over = False
 
     def __enter__(self) -> Self:
+        keeping.bound()  # refuses a wrong setting before anything is asked for
         with _lock:
             _active.append(self)
-        self._go_on()
+        try:
+            self._go_on()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
         with _lock:
+            if self not in _active:  # of the process that was forked from, and so are its threads
+                return
             _active.remove(self)
         with self._state:
             self._over = True
@@ -111,16 +123,17 @@ class Ahead:
                 job.found[url] = None
                 self._held -= len(found)
                 self._taken[url] = found
-                while sum(map(len, self._taken.values())) > TAKEN and len(self._taken) > 1:
-                    self._taken.popitem(last=False)
+                self._taken_bytes += len(found)
+                while self._taken_bytes > TAKEN and len(self._taken) > 1:
+                    self._taken_bytes -= len(self._taken.popitem(last=False)[1])
         self._go_on()
         if isinstance(found, SpenderError):
             raise type(found)(*found.args)
         return found
 
     def _go_on(self) -> None:
-        """Ask for as many further files as may be."""
-        while True:
+        """Ask for further files, a step of them, as far as may be."""
+        for _ in range(STEP):
             with self._state:
                 mean = self._came // self._files if self._files else _GUESS
                 room = HELD - self._held - self._waiting * mean
@@ -134,11 +147,17 @@ class Ahead:
                     self._begin(job)
 
     def _begin(self, job: _Job) -> None:
-        """Ask for a file at the next of its places, or find that it is in the cache."""
+        """Ask for a file at the next of its places; what goes wrong is for whoever takes it."""
+        try:
+            self._ask(job)
+        except Exception as error:
+            self._fail(job, error)
+
+    def _ask(self, job: _Job) -> None:
         if offline():
             _find_cached(job)
             return
-        while job.at < len(job.urls):
+        while not self._over:
             url = job.urls[job.at]
             if blocks.is_complete(url):
                 break
@@ -146,50 +165,60 @@ class Ahead:
                 job.found[url] = _missing(url)
                 job.at += 1
                 continue
-            self._waiting += 1
             job.running = fetching.submit(url)
+            self._waiting += 1
             job.running.add_done_callback(lambda came: self._arrived(job, came))
             return
         job.done.set()
 
     def _arrived(self, job: _Job, came: Future[fetching.Fetched]) -> None:
-        """Hand what came to the thread that saves it, since the network is not to wait."""
-        with self._state:
-            self._waiting -= 1
-            if self._over or came.cancelled():
-                job.done.set()
-                return
+        """Hand what came to the thread that saves it: the network waits for no disk and no lock."""
+        try:
             self._saver.submit(self._keep, job, came)
+        except RuntimeError as error:  # all is over, or the process ends
+            self._fail(job, error)
 
     def _keep(self, job: _Job, came: Future[fetching.Fetched]) -> None:
+        """Save a file, or look for it elsewhere. Whatever goes wrong, nobody waits for ever."""
+        with self._state:
+            self._waiting -= 1
+        try:
+            self._take_in(job, came)
+        except BaseException as error:
+            self._fail(job, error)
+        self._go_on()
+
+    def _take_in(self, job: _Job, came: Future[fetching.Fetched]) -> None:
         url = job.urls[job.at]
         try:
             fetched = came.result()
-        except SpenderError as error:
+        except MissingFileError as error:
+            if job.at + 1 == len(job.urls):
+                raise
+            whole.note_absent(url)
             with self._state:
                 job.found[url] = error
-                if isinstance(error, MissingFileError) and job.at + 1 < len(job.urls):
-                    whole.note_absent(url)
-                    job.at += 1
-                    self._begin(job)
-                else:
-                    job.done.set()
-            self._go_on()
+                job.at += 1
+                self._begin(job)
             return
-        saved = False
-        try:  # before anybody has it, so that whoever finds it damaged can remove it
-            saved = blocks.save(url, fetched.data, fetched.version)
-        finally:
-            size = len(fetched.data)
-            with self._state:
-                self._came, self._files = self._came + size, self._files + 1
-                if saved and self._held > HELD // 4:
-                    job.found[url] = None  # it can be had from the disk
-                else:
-                    job.found[url] = fetched.data
-                    self._held += size
-            job.done.set()
-        self._go_on()
+        # before anybody has it, so that whoever finds it damaged can remove it
+        saved = blocks.save(url, fetched.data, fetched.version)
+        size = len(fetched.data)
+        with self._state:
+            self._came, self._files = self._came + size, self._files + 1
+            if saved and self._held > HELD // 4:
+                job.found[url] = None  # it can be had from the disk
+            else:
+                job.found[url] = fetched.data
+                self._held += size
+        job.done.set()
+
+    def _fail(self, job: _Job, error: BaseException) -> None:
+        url = job.urls[job.at]
+        if not isinstance(error, SpenderError):
+            error = FileError(f"cannot read {redacted(url)}: {told(error)}")
+        job.found[url] = error
+        job.done.set()
 
 
 def _find_cached(job: _Job) -> None:
@@ -213,3 +242,14 @@ def taken(url: str) -> bytes | None:
     with _lock:
         knowing = [ahead for ahead in _active if ahead.knows(url)]
     return knowing[-1].take(url) if knowing else None
+
+
+def _begin_anew() -> None:
+    """Forget what the parent fetches: a forked process has none of the threads that would bring it."""
+    global _lock
+    _lock = threading.Lock()
+    _active.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -17,6 +17,7 @@ import aiohttp
 from spender_core.archives.downloads.asking import PassingError
 from spender_core.archives.downloads.transport import AGAIN, retry_after, title_of
 from spender_core.archives.location import is_page, redacted
+from spender_core.archives.remote.hosts import NoPartsError
 from spender_core.errors import (
     DamagedFileError,
     FileError,
@@ -34,6 +35,12 @@ STEP = 1 << 14
 
 TRIES_SILENT = 3
 """Requests to a server that goes silent, each of which takes those seconds."""
+
+SURPLUS = 4 << 20
+"""Bytes beyond those asked for that are taken along, where a server does not send parts."""
+
+PAGE = 512
+"""First bytes of an answer, by which a web page is recognised."""
 
 _GZIP = ("gzip", "x-gzip")
 
@@ -105,6 +112,8 @@ async def taken(part: Part, answer: Answer, stall: float, came: Callable[[int], 
     start, size = 0, length
     if answer.status == 206:
         start, size = _check_range(part, headers)
+    elif part.start and part.stop and length > part.stop - part.start + SURPLUS:
+        raise NoPartsError(f"cannot read {shown}: its server does not send parts of files")
     if length > LARGEST:
         ranges = "; its server does not send parts of files" if part.header else ""
         raise FileError(
@@ -113,16 +122,12 @@ async def taken(part: Part, answer: Answer, stall: float, came: Callable[[int], 
         )
     page = "text/html" in headers.get("content-type", "").lower()
     pieces: list[bytes] = []
-    there, mark, since = 0, time.monotonic(), 0
+    there, mark, since, begin = 0, time.monotonic(), 0, b""
     try:
         async for piece in answer.body:
-            if there == 0 and (page or (start == 0 and is_page(piece[:512]))):
-                raise Trouble(
-                    f"the server sent a web page instead of the file{title_of(piece)}: it may be "
-                    "overloaded or ask for a login, or the address may be wrong; open it in a "
-                    "browser",
-                    kind=FileError,
-                )
+            if there < PAGE:
+                begin += piece[: PAGE - there]
+                _refuse_page(begin, page or (start == 0 and is_page(begin)))
             pieces.append(piece)
             there += len(piece)
             came(len(piece))
@@ -148,6 +153,15 @@ async def taken(part: Part, answer: Answer, stall: float, came: Callable[[int], 
         size = there
     version = headers.get("etag", "") or headers.get("last-modified", "")
     return Found(data, start, size, version[:200])
+
+
+def _refuse_page(begin: bytes, page: bool) -> None:
+    if page:
+        raise Trouble(
+            f"the server sent a web page instead of the file{title_of(begin)}: it may be overloaded "
+            "or ask for a login, or the address may be wrong; open it in a browser",
+            kind=FileError,
+        )
 
 
 def _cut(there: int, length: int) -> Trouble:

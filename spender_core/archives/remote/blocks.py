@@ -98,7 +98,8 @@ class Entry:
         with suppress(OSError, KeyError, ValueError, TypeError):
             head = whole.told(os.pread(index, _HEADER, 0))
             told = head[0] if head else {}
-            if 0 < int(told["size"]) < _LARGEST_FILE and str(told["version"]):
+            ours = told["key"] == whole.key_of(url) and str(told["version"])
+            if ours and 0 < int(told["size"]) < _LARGEST_FILE:
                 blocks = whole.path_of(url, f"{int(str(told['nonce']), 16):016x}.blocks")
                 content = _opened(blocks)
                 with suppress(OSError):
@@ -118,7 +119,8 @@ class Entry:
         with suppress(OSError):
             drop(url)
         nonce = secrets.token_hex(8)
-        told = whole.head(url=redacted(url)[:2000], size=size, version=version, nonce=nonce)
+        facts = {"size": size, "version": version, "nonce": nonce}
+        told = whole.head(url=redacted(url)[:2000], key=whole.key_of(url), **facts)
         if len(told) > _HEADER:
             return None
         blocks = whole.path_of(url, f"{nonce}.blocks")

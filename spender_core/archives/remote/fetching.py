@@ -17,7 +17,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spender_core.archives.location import normal, redacted, require_network
 from spender_core.archives.remote.hosts import Host, UnreachableError, connections, host_of
@@ -90,6 +90,20 @@ def traffic() -> Traffic:
     return Traffic(_counts.requests, _counts.bytes, _counts.retries)
 
 
+def check_settings() -> None:
+    """Check what the environment says of how servers are asked.
+
+    Raises:
+        InputError: SPENDER_CONNECTIONS, SPENDER_TIMEOUT or SPENDER_CACHE_SIZE makes no sense.
+    """
+    from spender_core.archives.downloads.transport import patience
+    from spender_core.archives.remote.keeping import bound
+
+    connections()
+    patience()
+    bound()
+
+
 def submit(
     url: str, start: int | None = None, stop: int | None = None, version: str = ""
 ) -> Future[Fetched]:
@@ -113,7 +127,7 @@ def submit(
         if start is not None and (start < 0 or (stop is not None and stop <= start)):
             raise InputError(f"bytes {start} to {stop} are no part of a file")
         require_network(url)
-        return _engine().begin((url, start, stop, version), connections())
+        return _engine().begin((url, start, stop, version), host_of(url), connections())
     except SpenderError as error:
         failed: Future[Fetched] = Future()
         failed.set_exception(error)
@@ -141,6 +155,14 @@ def fetch_all(wants: Sequence[Want]) -> list[Fetched | SpenderError]:
         for one in running:
             one.cancel()
     return found
+
+
+def cancel_all() -> None:
+    """End all that this process fetches at present; whoever waits for it gets a CancelledError."""
+    with _lock:
+        running = _running
+    if running is not None:
+        running.loop.call_soon_threadsafe(running.cancel)
 
 
 # -- the thread ------------------------------------------------------------------------------
@@ -175,8 +197,8 @@ class _Engine:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
-    def begin(self, want: Want, most: int) -> Future[Fetched]:
-        return asyncio.run_coroutine_threadsafe(self._fetch(want, most), self.loop)
+    def begin(self, want: Want, host: str, most: int) -> Future[Fetched]:
+        return asyncio.run_coroutine_threadsafe(self._fetch(want, host, most), self.loop)
 
     def stop(self) -> None:
         """End what is running, and close all connections."""
@@ -190,19 +212,24 @@ class _Engine:
         if not self._thread.is_alive():
             self.loop.close()
 
-    async def _end(self) -> None:
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    def cancel(self) -> list[asyncio.Task[Any]]:
+        """End what is running; called in the thread."""
+        tasks = asyncio.all_tasks(self.loop) - {asyncio.current_task(self.loop)}
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        return list(tasks)
+
+    async def _end(self) -> None:
+        await asyncio.gather(*self.cancel(), return_exceptions=True)
         await self._requester.close()
 
-    async def _fetch(self, want: Want, most: int) -> Fetched:
+    async def _fetch(self, want: Want, server: str, most: int) -> Fetched:
         """Fetch, and try again what may pass."""
         from spender_core.archives.remote.answers import Part, Trouble
 
         url, start, stop, version = want
-        host = self._host(url, most)
+        host = self._hosts.setdefault(server, Host(most))
+        host.most = most
         tries = 0
         while True:
             try:
@@ -223,12 +250,6 @@ class _Engine:
                 raise ChangedError(f"{redacted(url)} changed on its server; read it again")
             return Fetched(found.data, found.start, found.size, found.version)
 
-    def _host(self, url: str, most: int) -> Host:
-        name = host_of(url)
-        host = self._hosts.setdefault(name, Host(most))
-        host.most = most
-        return host
-
 
 def _pause(host: Host, url: str, tries: int, trouble: Trouble) -> float:
     """Return the seconds until the next try.
@@ -248,6 +269,7 @@ def _pause(host: Host, url: str, tries: int, trouble: Trouble) -> float:
         raise _given_up(trouble.kind, url, text, tries) from None
     if trouble.wait > LONGEST_WAIT:
         text += f"; it asks to wait {trouble.wait:.0f} s"
+        host.close(text, trouble.wait)
         raise _given_up(trouble.kind, url, text, tries) from None
     if trouble.wait > 0:
         host.pause(trouble.wait)
@@ -259,7 +281,8 @@ def _pause(host: Host, url: str, tries: int, trouble: Trouble) -> float:
 
 def _given_up(kind: type[SpenderError], url: str, cause: str, tries: int) -> SpenderError:
     doing = "reach" if kind is OfflineError else "read"
-    return kind(f"cannot {doing} {redacted(url)}: {cause} (attempts: {tries}); try again later")
+    attempts = f" (attempts: {tries})" if tries else ""
+    return kind(f"cannot {doing} {redacted(url)}: {cause}{attempts}; try again later")
 
 
 _counts = _Counts()

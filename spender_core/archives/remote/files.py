@@ -22,7 +22,8 @@ from spender_core.archives.remote.bytefile import (
     Reader,
     check_range,
 )
-from spender_core.errors import FileError, OfflineError, SpenderError
+from spender_core.archives.remote.hosts import NoPartsError
+from spender_core.errors import FileError, MissingFileError, OfflineError, SpenderError
 
 __all__ = ["Ahead", "ByteFile", "LocalFile", "MemoryFile", "Range", "Reader", "open_bytes"]
 
@@ -72,8 +73,14 @@ def _open(url: str) -> ByteFile:
     if entry is not None:
         return RemoteFile(url, entry.size, entry.version, entry)
     if offline():
+        if whole.is_absent(url, ever=True):
+            raise MissingFileError(f"there was no file {redacted(url)}, when it was last asked for")
         raise _not_there(url, "it")
-    fetched = fetching.submit(url, 0, FIRST).result()
+    try:
+        fetched = fetching.submit(url, 0, FIRST).result()
+    except MissingFileError:
+        whole.note_absent(url)
+        raise
     if fetched.start == 0 and len(fetched.data) == fetched.size:
         blocks.save(url, fetched.data, fetched.version)
         keeping.tell()
@@ -172,15 +179,20 @@ class RemoteFile:
             ChangedError: They are of another version of the file.
             FileError: They are not what was asked for.
         """
-        if fetched.size not in (-1, self.size) or (
+        resized = fetched.size not in (-1, self.size)
+        if (resized and not self.version) or (
             self.version and fetched.version and fetched.version != self.version
         ):
             self._drop()
             raise fetching.ChangedError(
-                f"{redacted(self.url)} changed while it was read; read it again"
+                f"{redacted(self.url)} changed while it was read, or machines of its server do not "
+                "agree on its version; read it again, or download it and read the copy"
             )
-        if fetched.start % BLOCK:
-            raise FileError(f"cannot read {redacted(self.url)}: its server sent another part of it")
+        if resized or fetched.start % BLOCK:
+            raise FileError(
+                f"cannot read {redacted(self.url)}: its server sent something else than a part of it "
+                f"({len(fetched.data)} bytes); try again later"
+            )
         stop = fetched.start + len(fetched.data)
         usable = len(fetched.data) if stop == self.size else len(fetched.data) // BLOCK * BLOCK
         view, first = memoryview(fetched.data)[:usable], fetched.start // BLOCK
@@ -220,7 +232,11 @@ class RemoteFile:
         try:
             for one in as_completed(awaited):
                 self._flying.pop(one, None)
-                parts.update(self.put(one.result()))
+                fetched = self._part_or_whole(one)
+                parts.update(self.put(fetched))
+                if len(fetched.data) == self.size:
+                    self._cancel()
+                    break
         except SpenderError as error:
             if isinstance(error, fetching.ChangedError):
                 self._drop()
@@ -231,6 +247,19 @@ class RemoteFile:
                 f"cannot read {redacted(self.url)}: its server sent less than was asked for, from byte "
                 f"{missing[0] * BLOCK} on"
             )
+
+    def _part_or_whole(self, part: Future[fetching.Fetched]) -> fetching.Fetched:
+        """Return a part that comes, or all of the file once, if its server sends no parts."""
+        try:
+            return part.result()
+        except NoPartsError:
+            self._cancel()
+            return fetching.submit(self.url, version=self.version).result()
+
+    def _cancel(self) -> None:
+        for one in self._flying:
+            one.cancel()
+        self._flying.clear()
 
     def _ask(self, absent: Sequence[int]) -> None:
         for first, stop in _runs(absent):

@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-from spender_core.errors import InputError
+from spender_core.archives.location import redacted
+from spender_core.errors import FileError, InputError
 
 CONNECTIONS = 32
 """Requests to one server at a time, unless SPENDER_CONNECTIONS says otherwise."""
@@ -24,7 +25,14 @@ CLOSED = 10.0
 """Seconds for which a server is not asked after nobody could connect to it."""
 
 _STORM = 0.3
+LONGEST_CLOSED = 60.0
+"""Seconds for which a server that asks for more is left in peace: somebody may ask by hand."""
+
 _MEMORY = 0.1
+
+
+class NoPartsError(FileError):
+    """A server sends a whole file, far larger than the part that was asked for."""
 
 
 class UnreachableError(Exception):
@@ -48,8 +56,17 @@ def connections() -> int:
 
 
 def host_of(url: str) -> str:
-    """Return what is asked for a URL: scheme and server, or the bucket, without a login."""
-    parts = urlsplit(url)
+    """Return what is asked for a URL: scheme and server, or the bucket, without a login.
+
+    Raises:
+        InputError: It is no URL.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InputError(
+            f"{redacted(url)} is no URL: {error}; check the path, or the root"
+        ) from None
     if parts.scheme == "s3":
         return f"s3://{parts.netloc} at {os.environ.get('AWS_ENDPOINT_URL', '')}"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
@@ -132,6 +149,7 @@ class Host:
         """Ask nothing for some time."""
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
-    def close(self, cause: str) -> None:
+    def close(self, cause: str, seconds: float = 0.0) -> None:
         """Let all who wait fail at once, for some seconds."""
-        self._cause, self._closed_until = cause, time.monotonic() + CLOSED
+        seconds = max(CLOSED, min(seconds, LONGEST_CLOSED))
+        self._cause, self._closed_until = cause, time.monotonic() + seconds

@@ -186,6 +186,8 @@ def in_use(stem: str) -> Iterator[None]:
     finally:
         with _room.lock:
             _room.open[stem] -= 1
+            if _room.open[stem] <= 0:
+                del _room.open[stem]
 
 
 def used(root: Path | None = None) -> list[Used]:
@@ -275,7 +277,8 @@ def clear(most: int = 0) -> int:
     for one in entries:
         if left > most:
             left -= _remove(one.paths, one.size)
-    stay = sum(one.size for one in used())
+    before = {one.stem: one for one in entries}  # what others wrote since does not count
+    stay = sum(min(one.size, before[one.stem].size) for one in used() if one.stem in before)
     if stay > max(most, left):
         raise FileError(f"cannot clear {folder()}: {stay} bytes stay; check who may write there")
     return total - stay

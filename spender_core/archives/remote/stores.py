@@ -18,7 +18,13 @@ from spender_core.archives.remote.answers import (
     Part,
     Trouble,
 )
-from spender_core.errors import DamagedFileError, FileError, MissingFileError, SpenderError
+from spender_core.errors import (
+    DamagedFileError,
+    FileError,
+    InputError,
+    MissingFileError,
+    SpenderError,
+)
 
 CONNECTING = 10.0
 """Seconds for a connection."""
@@ -45,6 +51,11 @@ class Buckets:
     async def get(self, part: Part, stall: float) -> AsyncIterator[Answer]:
         """Ask an object store: as anybody, or with the user's credentials where it is private."""
         bucket, _, key = part.url.removeprefix("s3://").partition("/")
+        if "@" in bucket:
+            raise InputError(
+                f"{redacted(part.url)} was given with a login, which buckets do not take; set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            )
         reply: dict[str, Any]
         if bucket in self._signed:
             reply = await self._ask(part, bucket, key, stall, signed=True)

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit, urlunsplit
 from spender_core.archives.location import redacted
 from spender_core.archives.remote import keeping
 
-ABSENT_FOR = 86_400.0
+ABSENT_FOR = 3600.0
 """Seconds for which it is remembered that a server did not have a file."""
 
 _MAGIC = b"spender1"
@@ -62,6 +62,11 @@ def _key(url: str, endpoint: str) -> str:
         url = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
     key = hashlib.sha256(f"{url}\n{endpoint}".encode("utf-8", "surrogatepass")).hexdigest()
     return f"{key[:2]}/{key[2:]}"
+
+
+def key_of(url: str) -> str:
+    """Return the name of a URL's entry, by which a file is found that was moved to another."""
+    return place(url).name
 
 
 def path_of(url: str, kind: str) -> Path:
@@ -106,6 +111,8 @@ def load(url: str) -> Whole | None:
         return None
     facts, start = about
     body = content[start:]
+    if facts.get("key") != key_of(url):  # somebody moved it
+        return None
     if len(body) != facts.get("size") or zlib.crc32(body) != facts.get("crc32"):
         return None
     keeping.note_reuse(len(body))
@@ -118,7 +125,8 @@ def save(url: str, content: bytes, version: str) -> bool:
         return False
     if not keeping.admits(len(content) + 512):
         return False
-    about = head(url=redacted(url), size=len(content), version=version, crc32=zlib.crc32(content))
+    facts = {"size": len(content), "version": version, "crc32": zlib.crc32(content)}
+    about = head(url=redacted(url), key=key_of(url), **facts)
     try:
         put(path_of(url, "whole"), about + content)
     except OSError:
@@ -138,15 +146,15 @@ def note_absent(url: str) -> None:
             put(path_of(url, "absent"), head(url=redacted(url)))
 
 
-def is_absent(url: str) -> bool:
-    """Tell whether a server said so, within the last day."""
+def is_absent(url: str, ever: bool = False) -> bool:
+    """Tell whether a server said so, within the last hour or ever."""
     if not kept(url):
         return False
     try:
         age = time.time() - path_of(url, "absent").stat().st_mtime
     except OSError:
         return False
-    return 0 <= age < ABSENT_FOR
+    return ever or 0 <= age < ABSENT_FOR
 
 
 def put(path: Path, content: bytes, replace: bool = True) -> None:
