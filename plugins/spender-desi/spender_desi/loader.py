@@ -19,7 +19,7 @@ from spender_core.archives.fits.hdus import Hdus, open_hdus
 from spender_core.archives.fits.opening import beside
 from spender_core.archives.releases import Cutouts
 from spender_core.batch import Flag, SpectrumBatch
-from spender_core.errors import MissingFileError
+from spender_core.errors import DamagedFileError, MissingFileError
 from spender_core.interfaces import Loader, Source
 from spender_core.interfaces.loader import FileConditions
 from spender_core.native.memory import empty
@@ -127,8 +127,11 @@ class CoaddLoader(Loader):
     def _ids(self, header: Mapping[str, Any], targets: NDArray[Any]) -> NDArray[np.void]:
         ids = np.zeros(len(targets), dtype=self.id_dtype)
         ids["TARGETID"] = targets
-        ids["SURVEY"] = header.get("SURVEY") or ""
-        ids["PROGRAM"] = header.get("PROGRAM") or ""
+        for name in ("SURVEY", "PROGRAM"):
+            text = str(header.get(name) or "")
+            if len(text) > self.id_dtype[name].itemsize // 4:
+                raise DamagedFileError(f"its {name} {text!r:.40} is longer than 8 characters")
+            ids[name] = text
         ids["HEALPIX"] = header.get("UNIQPIX", header.get("HPXPIXEL", -1))
         ids["TILEID"] = header.get("TILEID", -1)
         cumulative = header.get("SPGRP") == "cumulative"

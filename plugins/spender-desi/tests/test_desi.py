@@ -79,6 +79,12 @@ def test_ids_of_other_groups_of_exposures_tell_no_night(
     assert (ids["PETAL"] == -1).all()
 
 
+def test_names_that_ids_cannot_hold_are_refused(write_coadd: CoaddWriter, read_all: Reader) -> None:
+    """They would be those of another survey."""
+    with pytest.raises(FileError, match="SURVEY 'abcdefghijkl' is longer than 8"):
+        read_all(write_coadd(header={"SURVEY": "abcdefghijkl"}))
+
+
 def test_ids_take_the_number_in_the_name_of_a_file(
     write_coadd: CoaddWriter, read_all: Reader
 ) -> None:

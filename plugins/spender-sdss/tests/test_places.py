@@ -90,7 +90,7 @@ def test_spectra_of_sdss_v_are_found_by_field_and_catalogid() -> None:
 def test_numbers_lead_to_a_release_that_can_have_them() -> None:
     row = (112359, 60086, 27021598054114233)
     assert located(BOSS(), row, None) == located(BOSS(), row, "dr19")
-    with pytest.raises(InputError, match="Releases that may have them: dr18, dr19$"):
+    with pytest.raises(InputError, match=r"Releases that may have them: dr18, dr19$"):
         located(BOSS(), row, "dr17")
 
 
