@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -171,3 +172,26 @@ def test_a_process_ends_though_a_thread_waits(archive: RangeServer) -> None:
     """
     archive.fault("silence")
     assert run(script, *[archive.at(name) for name in MANY[:40]]) == "ends\n"
+
+
+def test_memory_does_not_grow_with_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what was taken is held, nor more of what was not than is allowed."""
+    for k in range(60):
+        (tmp_path / f"{k}.bin").write_bytes(bytes(1_000_000))
+    monkeypatch.setattr(ahead, "HELD", 4_000_000)
+    monkeypatch.setattr(ahead, "TAKEN", 1_000_000)
+    with serving(tmp_path) as server:
+        urls = [server.at(f"{k}.bin") for k in range(60)]
+        with Ahead([(url,) for url in urls]):
+            assert len(content(urls[0])) == 1_000_000
+            tracemalloc.start()
+            try:
+                for url in urls[1:]:
+                    assert len(content(url)) == 1_000_000
+                held, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+    assert held < 10_000_000
+    assert peak < 30_000_000

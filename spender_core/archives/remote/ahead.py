@@ -212,6 +212,7 @@ class Ahead:
                 job.found[url] = fetched.data
                 self._held += size
         job.done.set()
+        job.running = None  # it holds the content, too
 
     def _fail(self, job: _Job, error: BaseException) -> None:
         url = job.urls[job.at]
@@ -219,6 +220,7 @@ class Ahead:
             error = FileError(f"cannot read {redacted(url)}: {told(error)}")
         job.found[url] = error
         job.done.set()
+        job.running = None
 
 
 def _find_cached(job: _Job) -> None:
