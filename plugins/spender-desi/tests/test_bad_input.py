@@ -167,9 +167,13 @@ def test_a_fibermap_that_is_an_image_is_refused(
     ],
     ids=repr,
 )
-def test_ids_that_are_none_are_refused_before_anything_is_read(row: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError):
-        DESI().read([("sv3", "dark", 5), row], root=tmp_path)
+def test_ids_that_are_none_are_refused(row: Any, tmp_path: Path) -> None:
+    """Alone, and with `strict` before anything is read; otherwise they cost only themselves."""
+    for ids, strict in (([row], False), ([("sv3", "dark", 5), row], True)):
+        with pytest.raises(InputError):
+            DESI().read(ids, root=tmp_path, strict=strict)
+    chunks = list(DESI().read_chunks([("sv3", "dark", 5), row], root=tmp_path))
+    assert [one.error for one in chunks[0].failures] == ["MissingFileError", "InputError"]
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -180,11 +180,13 @@ def test_redshifts_that_cannot_be_are_unknown(write_spec: SpecWriter, value: flo
     ids=repr,
 )
 @pytest.mark.parametrize("instrument", [SDSS(), BOSS()], ids=lambda one: one.name)
-def test_ids_that_are_none_are_refused_before_anything_is_read(
-    instrument: Any, row: Any, tmp_path: Path
-) -> None:
-    with pytest.raises(InputError):
-        instrument.read([(412, 52254, 308), row], root=tmp_path)
+def test_ids_that_are_none_are_refused(instrument: Any, row: Any, tmp_path: Path) -> None:
+    """Alone, and with `strict` before anything is read; otherwise they cost only themselves."""
+    for ids, strict in (([row], False), ([(412, 52254, 308), row], True)):
+        with pytest.raises(InputError):
+            instrument.read(ids, root=tmp_path, strict=strict)
+    chunks = list(instrument.read_chunks([(412, 52254, 308), row], root=tmp_path))
+    assert [one.error for one in chunks[0].failures] == ["MissingFileError", "InputError"]
 
 
 def test_ids_of_numpy_are_ids(write_spec: SpecWriter, tmp_path: Path) -> None:
