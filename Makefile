@@ -39,7 +39,8 @@ bench: .venv/dev
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 docs: .venv/dev
-	$(BIN)/python -m pytest -q tests/test_docs.py
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m pytest -q tests/test_docs.py tests/docs
 
 CASES ?= 10000
 SEED ?= 1
