@@ -100,6 +100,19 @@ class InstrumentSpec(_Importable):
         'mine'
     """
 
+    example: str | None = None
+    """Import path of a function, as "package.module:function". It takes a folder (Path), writes
+    small fabricated files of the instrument into it, and returns `spender_core.testing.Example`,
+    so that `spender check NAME` needs no data."""
+
+    @model_validator(mode="after")
+    def _check_example(self) -> Self:
+        if self.example is not None and not _TARGET.fullmatch(self.example):
+            raise ValueError(
+                f"example {self.example!r} is not of the form 'package.module:function'"
+            )
+        return self
+
 
 class ArchitectureSpec(_Importable):
     """A network that weights files may name; `target` is its `Model` or `Flow` class.

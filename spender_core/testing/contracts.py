@@ -23,10 +23,42 @@ from spender_core.errors import (
 from spender_core.grid import Grid
 from spender_core.interfaces import Instrument, Loader, Model
 from spender_core.records import ModelCard
+from spender_core.testing.checks import CHECKS, Check
+from spender_core.testing.example import Example
+from spender_core.testing.faults import NotApplicable
+from spender_core.testing.running import apply
+from spender_core.testing.subject import Subject
 
 
-class InstrumentContract:
+def _made(check: Check, subject: Subject) -> None:
+    """Make a check; one that has nothing to look at is skipped, saying why."""
+    try:
+        apply(check, subject)
+    except NotApplicable as nothing:
+        pytest.skip(str(nothing))
+
+
+def _needing(need: str) -> pytest.MarkDecorator:
+    checks = [check for check in CHECKS if check.needs == need]
+    return pytest.mark.parametrize("check", checks, ids=lambda check: check.name.replace(" ", "_"))
+
+
+class _Contract:
+    """What contracts share."""
+
+    @pytest.fixture
+    def example(self) -> Example | None:
+        """Files with what is true of them; None where the fixture `files` is enough."""
+        return None
+
+
+class InstrumentContract(_Contract):
     """Subclasses override the fixture `instrument`."""
+
+    @_needing("instrument")
+    def test_instrument_keeps(self, check: Check, instrument: Instrument, tmp_path: Path) -> None:
+        """Every check of an instrument passes."""
+        _made(check, Subject(lambda: instrument, tmp_path))
 
     @pytest.fixture
     def instrument(self) -> Instrument:
@@ -85,8 +117,21 @@ class InstrumentContract:
             instrument.batch(wave, np.ones(50), np.ones(50))
 
 
-class LoaderContract:
-    """Subclasses override the fixtures `instrument` and `files`."""
+class LoaderContract(_Contract):
+    """Subclasses override the fixtures `instrument`, and `example` or `files`."""
+
+    @_needing("files")
+    def test_loader_keeps(
+        self,
+        check: Check,
+        instrument: Instrument,
+        example: Example | None,
+        files: list[Path],
+        tmp_path: Path,
+    ) -> None:
+        """Every check of what is read passes."""
+        known = example or Example(tuple(files))
+        _made(check, Subject(lambda: instrument, tmp_path, known))
 
     @pytest.fixture
     def instrument(self) -> Instrument:
@@ -94,9 +139,11 @@ class LoaderContract:
         pytest.fail(f"{type(self).__name__} must override the fixture 'instrument'")
 
     @pytest.fixture
-    def files(self) -> list[Path]:
+    def files(self, example: Example | None) -> list[Path]:
         """Files of the instrument, with at least one usable spectrum each."""
-        pytest.fail(f"{type(self).__name__} must override the fixture 'files'")
+        if example is None:
+            pytest.fail(f"{type(self).__name__} must override the fixture 'example' or 'files'")
+        return list(example.paths)
 
     @pytest.fixture
     def loader(self, instrument: Instrument) -> Loader:

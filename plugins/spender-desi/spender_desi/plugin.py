@@ -14,6 +14,7 @@ def spender_instruments() -> list[InstrumentSpec]:
             name="desi",
             target="spender_desi.instrument:DESI",
             description="DESI spectrographs, 3600-9824 Angstrom",
+            example="spender_desi.example:write_desi",
         ),
     ]
 

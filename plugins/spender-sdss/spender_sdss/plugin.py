@@ -14,11 +14,13 @@ def spender_instruments() -> list[InstrumentSpec]:
             name="sdss",
             target="spender_sdss.instrument:SDSS",
             description="SDSS-I and -II spectrographs, 3784-9332 Angstrom",
+            example="spender_sdss.example:write_sdss",
         ),
         InstrumentSpec(
             name="boss",
             target="spender_sdss.instrument:BOSS",
             description="BOSS and eBOSS spectrographs, 3540-10411 Angstrom",
+            example="spender_sdss.example:write_boss",
         ),
     ]
 
