@@ -13,7 +13,7 @@ import typer
 from spender_core.archives.location import redacted
 from spender_core.cli.check import check
 from spender_core.cli.finding import query, read
-from spender_core.cli.making import mock, prepare, push, train
+from spender_core.cli.making import mock, new_encoder, prepare, push, train
 from spender_core.cli.new_plugin import new_plugin
 from spender_core.cli.options import SEEDS, All, Files, ModelOption, Overwrite, Refine
 from spender_core.errors import SpenderError
@@ -345,5 +345,5 @@ def evaluate(
     )
 
 
-for command in (query, read, mock, prepare, train, push, check, new_plugin):
+for command in (query, read, mock, prepare, train, new_encoder, push, check, new_plugin):
     app.command()(command)

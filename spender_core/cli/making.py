@@ -1,4 +1,4 @@
-"""The commands that make data and models: mock, prepare, train and push."""
+"""The commands that make data and models: mock, prepare, train, new-encoder and push."""
 
 from __future__ import annotations
 
@@ -137,6 +137,40 @@ def train(
     from spender_core.cli.train import run
 
     run(recipe, output, data or [], dry_run, resume, settings or [])
+
+
+def new_encoder(
+    instrument: Annotated[str, typer.Argument(help="Name of the new instrument.")],
+    model: Annotated[str, typer.Argument(help="A model, or the path or URL of its weights.")],
+    data: Annotated[str, typer.Option(help="The instrument's dataset: a folder or URL.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the run and its model.")
+    ] = Path("spender-run"),
+    like: Annotated[
+        str | None,
+        typer.Option(help="Instrument of the model whose encoder it begins with."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 2000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Spectra of a step.")] = 64,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, and say what would be done.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE: change the recipe; can be repeated."),
+    ] = None,
+) -> None:
+    """Train an encoder of one more instrument for the decoder of a model."""
+    from spender_core.cli.train import begin
+    from spender_core.training.adding import encoder_recipe
+    from spender_core.training.config import Recipe
+
+    made = encoder_recipe(
+        instrument, model, like=like, steps=steps, batch_size=batch_size, lr=lr
+    ).with_paths({instrument: data})
+    recipe = Recipe.parse(made.to_toml(), "the recipe", settings or [])
+    begin(recipe, output, dry_run, resume=False)
 
 
 def push(

@@ -32,15 +32,19 @@ def run(
         resume: Go on from the newest checkpoint in the folder.
         settings: Values put in place of those of the recipe, each as "dotted.key=value".
     """
-    made = Recipe.read(recipe, settings).with_paths(paths(data))
+    begin(Recipe.read(recipe, settings).with_paths(paths(data)), output, dry_run, resume)
+
+
+def begin(recipe: Recipe, output: Path, dry_run: bool, resume: bool) -> None:
+    """Train by a recipe that was read, or only say what would be done; as `run`."""
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; give the name of a folder for the run")
     if dry_run:
-        show(check(made, open_datasets(made)), output)
+        show(check(recipe, open_datasets(recipe)), output)
         return
     from spender_core.training import Trainer
 
-    result = Trainer(made, output, resume=resume).run()
+    result = Trainer(recipe, output, resume=resume).run()
     print(printable(f"the model is in {result.path}"))
 
 

@@ -13,14 +13,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spender_core.training.adding import encoder_recipe as encoder_recipe
     from spender_core.training.config import Recipe as Recipe
     from spender_core.training.config import packaged as packaged
     from spender_core.training.loop import Trainer as Trainer
     from spender_core.training.loop import train as train
 
-_HOMES = {"Recipe": "config", "packaged": "config", "Trainer": "loop", "train": "loop"}
+_HOMES = {
+    "Recipe": "config",
+    "Trainer": "loop",
+    "encoder_recipe": "adding",
+    "packaged": "config",
+    "train": "loop",
+}
 
-__all__ = ["Recipe", "Trainer", "packaged", "train"]
+__all__ = ["Recipe", "Trainer", "encoder_recipe", "packaged", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,8 @@ class Inheritance:
     Attributes:
         taken: Tensors of the parent that the model now has.
         fresh: Tensors of the model that the parent lacks, or has in another shape.
-        unused: Tensors of the parent that the model lacks, or has in another shape.
+        unused: Tensors of the parent that the model lacks, or has in another shape; those of
+            instruments that it does not serve do not count.
     """
 
     taken: tuple[str, ...]
@@ -102,7 +103,7 @@ def make_model(recipe: Recipe, instruments: Mapping[str, Instrument]) -> Model:
     """
     model = untrained(recipe, instruments)
     if recipe.model.parent is not None:
-        done = inherit(model, recipe.model.parent)
+        done = inherit(model, recipe.model.parent, recipe.model.encoders_from)
         if done.fresh or done.unused:
             text = f"of the parent {recipe.model.parent!r}: {done}"
             warnings.warn(text, ParentWarning, stacklevel=2)
@@ -188,20 +189,38 @@ def _check_arguments(
             )
 
 
-def inherit(model: Model, parent: str) -> Inheritance:
+def inherit(
+    model: Model, parent: str, encoders_from: Mapping[str, str] | None = None
+) -> Inheritance:
     """Give a model those weights of another whose names and shapes agree.
+
+    Args:
+        model: Gets the weights.
+        parent: Name, path or URL of the other.
+        encoders_from: For some instruments of the model, one of the parent that they begin like.
 
     Raises:
         InputError: The parent is no model of spectra, none of its weights fit, or its restframe
             grid is another, so that a decoder of the same shape would mean something else.
+        UnknownNameError: The parent has no such instrument.
     """
     _, source = registry.load(parent)
     if not isinstance(source, Model):
         raise InputError(f"model.parent = {parent!r} is a flow, not a model of spectra")
     mine, theirs = model.state_dict(), source.state_dict()
-    if source.rest.pixel_offset(model.rest.wave) > _SAME_GRID:
-        theirs = {name: tensor for name, tensor in theirs.items() if not _is_decoder(name)}
-    taken = [name for name in mine if name in theirs and mine[name].shape == theirs[name].shape]
+    begin = encoders_from or {}
+    for like in begin.values():
+        if like not in source.instruments:
+            key = "instrument of the parent (in model.encoders_from)"
+            raise UnknownNameError(key, like, source.instruments)
+    usable = theirs
+    if source.rest.pixel_offset(model.rest.wave) > SAME_GRID:
+        usable = {name: tensor for name, tensor in theirs.items() if not _is_decoder(name)}
+    origins = {name: _origin(name, begin) for name in mine}
+    taken = [
+        name for name, other in origins.items()
+        if other in usable and mine[name].shape == usable[other].shape
+    ]  # fmt: skip
     if not taken:
         raise InputError(
             f"no weights of model.parent = {parent!r} fit the model of the recipe: "
@@ -210,9 +229,25 @@ def inherit(model: Model, parent: str) -> Inheritance:
         )
     with torch.no_grad():
         for name in taken:
-            mine[name].copy_(theirs[name])
-    left = [name for name in source.state_dict() if name not in taken]
+            mine[name].copy_(usable[origins[name]])
+    used = {origins[name] for name in taken}
+    served = [name for name in theirs if _serves(name, model)]
+    left = [name for name in served if name not in used]
     return Inheritance(tuple(taken), tuple(n for n in mine if n not in taken), tuple(left))
+
+
+def _serves(name: str, model: Model) -> bool:
+    """Tell whether a tensor is of no instrument, or of one that a model serves."""
+    group, _, rest = name.partition(".")
+    return group not in _BY_INSTRUMENT or rest.partition(".")[0] in model.instruments
+
+
+def _origin(name: str, begin: Mapping[str, str]) -> str:
+    """Return which tensor of a parent one begins with: that of another instrument, if so told."""
+    group, *rest = name.split(".")
+    if group in _BY_INSTRUMENT and rest and rest[0] in begin:
+        return ".".join((group, begin[rest[0]], *rest[1:]))
+    return name
 
 
 def described(parent: str) -> dict[str, str]:
@@ -223,7 +258,7 @@ def described(parent: str) -> dict[str, str]:
     return {"name": card.name, "sha256": digest}
 
 
-_SAME_GRID = 0.01
+SAME_GRID = 0.01
 """Pixels by which restframe grids may differ: those of published models are rounded to float32."""
 
 

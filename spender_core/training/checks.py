@@ -120,6 +120,10 @@ def check_recipe(recipe: Recipe) -> Model:
 def _check_parent(recipe: Recipe) -> None:
     """Refuse a parent that does not exist; one elsewhere is looked at when it is loaded."""
     parent = recipe.model.parent
+    for name in recipe.model.encoders_from:
+        if name not in recipe.data:
+            key = "instrument of the recipe (in model.encoders_from)"
+            raise UnknownNameError(key, name, recipe.data)
     if parent is None or parent.startswith("hf:") or is_remote(parent) or parent.endswith(".pt"):
         return
     card = registry.info(parent)

@@ -60,6 +60,9 @@ class LossConfig(Settings):
     """Scale each reconstruction to fit its spectrum best."""
     fidelity: Ramp = 1.0
     """Amplitude of the fidelity."""
+    fidelity_form: Literal["chi2", "log"] = "chi2"
+    """The fidelity of a spectrum: half of chi square a pixel, or the logarithm of 1 plus that, so
+    that a few spectra that are far off do not rule."""
     similarity: Ramp = 0.0
     """Amplitude of the similarity loss; 0 leaves it out."""
     similarity_form: Literal["restframe", "data"] = "restframe"

@@ -227,7 +227,8 @@ class Objective(nn.Module):
         weight_BL = given.ivar * valid_BL
         if self.config.normalize:
             y_BL = y_BL * amplitude(y_BL, given.flux, weight_BL)[:, None]
-        return losses.fidelity(given.flux, weight_BL, y_BL)
+        fidelity_B = losses.fidelity(given.flux, weight_BL, y_BL, individual=True)
+        return (fidelity_B.log1p() if self.config.fidelity_form == "log" else fidelity_B).sum()
 
     def _restframe_similarity(self, s_NS: Tensor, x_NR: Tensor, weights: Weights) -> Tensor:
         return self._pixels_on(x_NR.device).similarity(s_NS, x_NR, self._similarity(weights))

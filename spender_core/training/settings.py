@@ -114,6 +114,15 @@ class ModelConfig(Settings):
     """Average restframe pixels over observed ones instead of interpolating between them."""
     parent: str | None = None
     """A model (name, path or URL) whose weights are taken where names and shapes agree."""
+    encoders_from: dict[str, str] = Field(default_factory=dict)
+    """For some of the instruments, one of the parent whose encoder, and learned line spread
+    function, they begin with."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.encoders_from and self.parent is None:
+            raise ValueError("encoders_from needs a parent, whose encoders they are")
+        return self
 
 
 _REDSHIFTS = 'allowed are "keep", {uniform = [low, high]} and {capped = limit}'
