@@ -1,10 +1,10 @@
-# make install | demo | test | check | bench | docs | fuzz
+# make install | demo | test | oldest | check | bench | docs | fuzz | dists
 # Each of them sets up what it needs in .venv; PYTHON picks the interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
 EDITABLE := -e . -e plugins/spender-sdss -e plugins/spender-desi
 
-.PHONY: install demo test check bench docs fuzz clean
+.PHONY: install demo test oldest check bench docs fuzz dists clean
 
 .venv/base: pyproject.toml plugins/spender-sdss/pyproject.toml plugins/spender-desi/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,6 +29,16 @@ demo: install
 test: .venv/dev
 	$(BIN)/python -m pytest
 
+.venv-oldest/done: pyproject.toml plugins/spender-sdss/pyproject.toml plugins/spender-desi/pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
+		-e ".[parquet,train,tensorboard,push,test]" -e plugins/spender-sdss -e plugins/spender-desi \
+		click pyparsing
+	touch $@
+
+oldest: .venv-oldest/done
+	.venv-oldest/bin/python -m pytest
+
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,5 +61,9 @@ fuzz: .venv/fuzz
 	$(BIN)/python tests/fuzz/campaign.py --cases $(CASES) --seed $(SEED)
 	for kind in $(KINDS); do $(BIN)/python tests/fuzz/coverage.py $$kind --seconds $(SECONDS) || exit 1; done
 
+dists: .venv/dev
+	$(BIN)/python -m pip install --quiet -e ".[release]"
+	$(BIN)/python scripts/build_dists.py
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-oldest
