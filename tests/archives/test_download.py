@@ -8,9 +8,11 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from threading import Thread
 
+import filelock
 import numpy as np
 import pytest
 from servers import COMMIT, REPOSITORY, Handler, Hub, altered, status
@@ -319,6 +321,28 @@ def test_a_process_that_holds_a_download_and_does_not_go_on_is_told(
     holder.kill()
     holder.communicate()
     assert fetch(location).read_bytes() == CONTENT
+
+
+def test_that_others_wait_too_is_no_sign_of_life(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    location = hub.offer("model.bin", CONTENT)
+    lock = cache.entry(parse(location)).folder / ".lock"
+    lock.parent.mkdir(parents=True)
+    monkeypatch.setenv("SPENDER_TIMEOUT", "0.5")
+    ended = threading.Event()
+
+    def wait_as_old_filelock_does() -> None:
+        while not ended.wait(0.1):
+            os.close(os.open(lock, os.O_RDWR | os.O_TRUNC))
+
+    with filelock.FileLock(lock, is_singleton=False):
+        other = threading.Thread(target=wait_as_old_filelock_does)
+        other.start()
+        try:
+            with pytest.raises(FileError, match=r"another process is downloading"):
+                fetch(location)
+        finally:
+            ended.set()
+            other.join()
 
 
 def test_a_server_may_name_no_length(hub: Hub) -> None:

@@ -193,13 +193,13 @@ def miss(name: str, found: Lookup, cause: str) -> OfflineError:
 class Hold:
     """The right to download a file, which other processes wait for."""
 
-    def __init__(self, lock: FileLock) -> None:
-        self._lock = lock
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def alive(self) -> None:
         """Tell those who wait that something goes on."""
         with suppress(OSError):
-            os.utime(self._lock.lock_file)
+            os.utime(self._folder)
 
 
 @contextmanager
@@ -224,7 +224,7 @@ def locked(one: Entry, patience: float) -> Iterator[Hold]:
             "to a folder of yours"
         ) from error
     try:
-        yield Hold(lock)
+        yield Hold(one.folder)
     finally:
         lock.release()
 
@@ -246,9 +246,12 @@ def _acquire(lock: FileLock, one: Entry, patience: float) -> None:
 
 
 def _signs(one: Entry) -> list[tuple[int, int]]:
-    """Return what changes while a download goes on."""
+    """Return what changes while a download goes on.
+
+    Not the lock: filelock before 4 truncates it, and sets its time, whenever somebody tries it.
+    """
     found = []
-    for path in (one.part, one.folder / _LOCK):
+    for path in (one.part, one.folder):
         with suppress(OSError):
             status = path.stat()
             found.append((status.st_size, status.st_mtime_ns))
