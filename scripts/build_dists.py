@@ -99,7 +99,9 @@ def build(package: Package, target: Path) -> tuple[Path, Path]:
     sdist = target / f"{package.module}-{package.version}.tar.gz"
     with tempfile.TemporaryDirectory() as scratch:
         with tarfile.open(sdist) as archive:
-            archive.extractall(scratch, filter="data")
+            # before 3.11.4 there are no filters; this file is one of ours
+            archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+            archive.extractall(scratch)
         wheels = Path(scratch) / "wheels"
         hatch(Path(scratch) / f"{package.module}-{package.version}", "wheel", wheels)
         (made,) = wheels.iterdir()
