@@ -192,7 +192,7 @@ def _wanted(request: Request) -> _Wanted:
             if column in table.colnames and field_name not in table.colnames:
                 table.rename_column(column, field_name)
         return _Wanted(instrument, table, release)
-    ids = [text for text in request.sources if _is_id(text)]
+    ids = [text for text in request.sources if _is_id(text) or _is_number(text, request.instrument)]
     if ids and len(ids) < len(request.sources):
         other = next(text for text in request.sources if text not in ids)
         raise InputError(
@@ -211,6 +211,14 @@ def _wanted(request: Request) -> _Wanted:
 def _is_id(text: str) -> bool:
     """Tell whether a source is an id, and no file."""
     return bool(len(text) <= _LONGEST and _ID.fullmatch(text)) and not Path(text).exists()
+
+
+def _is_number(text: str, name: str | None) -> bool:
+    """Tell whether a source is an id of one number, of an instrument whose ids are such."""
+    if not name or not _NUMBER.fullmatch(text) or Path(text).exists():
+        return False
+    loader = registry.instrument(name).loader
+    return loader is not None and len(loader.id_dtype.names or ()) == 1
 
 
 def _word(value: Any) -> str | None:

@@ -41,7 +41,8 @@ class Example:
         bad: row and pixel of a pixel that the survey masked in the first file. None: not compared.
         ivar: row, pixel and inverse variance of a pixel in the first file, in the archive's
             flux unit to the power -2. None: not compared.
-        root: folder that is an archive of such files, for `read(ids=...)`. None: not tried.
+        root: folder that is an archive of such files, from which `read` takes `ids`, by way of
+            `Loader.locate`. None: not tried.
 
     Example:
         >>> from pathlib import Path

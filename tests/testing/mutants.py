@@ -13,6 +13,7 @@ from spender_core import Instrument, Loader, SpectrumBatch
 from spender_core.archives.fits.opening import open_fits
 from spender_core.errors import SpenderError
 from spender_core.grid import Linear, Log, Table
+from spender_core.interfaces import Source
 from spender_core.line_spread import BandedLSF, GaussianLSF
 from spender_core.testing import Example, Line
 
@@ -43,7 +44,9 @@ def write(folder: Path) -> Example:
         fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
         paths.append(path)
     ids = [(3,), (2,), (1,), (0,)]
-    return Example(tuple(paths), LINE, ids=ids, z=Z, sigma=SIGMA, bad=BAD, ivar=(2, 7, NOISE**-2))
+    return Example(
+        tuple(paths), LINE, ids=ids, z=Z, sigma=SIGMA, bad=BAD, ivar=(2, 7, NOISE**-2), root=folder
+    )
 
 
 class CorrectLoader(Loader):
@@ -79,6 +82,10 @@ class CorrectLoader(Loader):
     def load_with_lsf(self, url):
         sigma = torch.tensor(self.columns(url)["LSF"], dtype=torch.float32)
         return self.load(url).replace(lsf=GaussianLSF(sigma))
+
+    def locate(self, ids, root, release):
+        rows = [tuple(one) for one in ids]
+        return [Source((f"{root}/correct{n // 10}.fits",), {"OBJECT": n}) for (n,) in rows]
 
     def load_rows(self, url, rows, lsf):
         batch = self.load_with_lsf(url) if lsf else self.load(url)
@@ -309,6 +316,10 @@ MUTANTS = {
     "unstable values": (_with(loader=Varying()), "stable", "differ the second time"),
     "ids in another order": (
         _changed(lambda b: b.replace(ids=b.ids[::-1])), "ids of example", "the order differs",
+    ),
+    "ids misled": (
+        _loading(locate=lambda self, ids, *more: CorrectLoader.locate(self, ids[::-1], *more)),
+        "by id", "[(3,), (2,), (1,), (0,)]",
     ),
     "files swapped": (_loading(load_many=_swapped), "load many", "swapped"),
     "files joined backwards": (_loading(load_many=_swapped), "joined in order", "swapped"),

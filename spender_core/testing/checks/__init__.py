@@ -70,6 +70,7 @@ CHECKS = (
     Check("ids", "files", ids.check_ids),
     Check("ids", "files", ids.check_stable),
     Check("ids", "files", ids.check_ids_of_example),
+    Check("ids", "files", ids.check_by_id),
     Check("rows", "files", rows.check_joined_in_order),
     Check("rows", "files", rows.check_load_rows),
     Check("rows", "files", rows.check_load_many),

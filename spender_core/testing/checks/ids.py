@@ -46,6 +46,22 @@ def check_stable(subject: Subject) -> None:
     )
 
 
+def check_by_id(subject: Subject) -> None:
+    """Ids lead to the spectra that have them, in the order asked for."""
+    example = subject.example
+    if example.root is None or not example.ids:
+        raise NotApplicable("the example states no archive (root) and ids")
+    asked = [tuple(row) for row in example.ids][::-1]
+    batch = subject.instrument.read(asked, root=example.root, quality=False)
+    found = [] if batch.ids is None else [tuple(row) for row in batch.ids.tolist()]
+    expect(
+        found == asked,
+        expected=f"read({asked[:4]}, root=...) gives these spectra, in this order",
+        found=f"{found[:4]}",
+        fix="let locate return a Source for each id, with `rows` where a file has other spectra too",
+    )
+
+
 def check_ids_of_example(subject: Subject) -> None:
     """The ids are those that the example states, in the file's order."""
     truth = [tuple(row) for row in subject.example.ids]

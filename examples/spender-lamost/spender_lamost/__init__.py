@@ -1,0 +1,1 @@
+"""Low-resolution spectra of LAMOST for spender."""
