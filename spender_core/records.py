@@ -206,6 +206,11 @@ class ModelCard(Record):
         """Tell whether the model has an encoder for the instrument of this name."""
         return any(served.name == instrument for served in self.instruments)
 
+    def __str__(self) -> str:
+        """Return the fields that say something, a line each, as `spender info` shows them."""
+        lines = _lines(self.model_dump(mode="json"))
+        return "\n".join("\n    ".join(map(printable, line.split("\n"))) for line in lines)
+
 
 @dataclass(frozen=True)
 class PluginStatus:
@@ -245,3 +250,24 @@ def read_cards(package: str, folder: str = "cards") -> list[ModelCard]:
         for file in files
         if file.name.endswith(".json")
     ]
+
+
+def _lines(content: Mapping[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for key, value in content.items():
+        if value in (None, "", [], {}):
+            continue
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            lines.append(f"{indent}{key}:")
+            for entry in value:
+                lines += [
+                    f"{indent}  - "
+                    + ", ".join(f"{k} {v}" for k, v in entry.items() if v is not None)
+                ]
+        elif isinstance(value, list):
+            lines.append(f"{indent}{key}: {', '.join(map(str, value))}")
+        else:
+            lines.append(f"{indent}{key}: {value}")
+    return lines

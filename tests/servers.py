@@ -14,6 +14,7 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 REPOSITORY = "pmelchior/spender"
+CATALOGUES = "datasets/pmelchior/spender-catalogs"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 Fault = Callable[["Handler", bytes], None]
@@ -92,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.headers.append(dict(self.headers))
         prefix, _, name = self.path.rpartition("/")
         content = self.server.files.get(name)
-        place = re.fullmatch(rf"/{REPOSITORY}/resolve/[\w.-]+", prefix)
+        place = re.fullmatch(rf"/({REPOSITORY}|{CATALOGUES})/resolve/[\w.-]+", prefix)
         if content is None or not (place or prefix in ("/cdn", "/mirror")):
             self.send_error(HTTPStatus.NOT_FOUND)
         elif place:
@@ -128,6 +129,8 @@ class Handler(BaseHTTPRequestHandler):
         }
         if self.server.etags:
             headers["ETag"] = etag
+        if self.path.startswith("/cdn/"):  # huggingface_hub follows a redirect within a host
+            headers["X-Repo-Commit"] = COMMIT
         for header, value in (headers | changes).items():
             self.send_header(header, value)
         self.end_headers()

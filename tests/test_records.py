@@ -82,6 +82,12 @@ def test_records_are_frozen() -> None:
         InstrumentSpec(name="a", target="b:C").target = "d:E"  # type: ignore[misc]
 
 
+def test_a_card_is_printed_a_field_a_line() -> None:
+    lines = str(card(latents=3, training={"data": "a\nb", "steps": 4}, licence="")).split("\n")
+    assert {"latents: 3", "training:", "  data: a", "    b", "  steps: 4"} <= set(lines)
+    assert not any(line.startswith("licence") for line in lines)
+
+
 def test_cards_survive_json() -> None:
     full = card(
         aliases=("old",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -41,8 +41,7 @@ def show_models() -> None:
 
 def show_card(name: str) -> None:
     """Print a model card, field by field."""
-    for line in _lines(registry.info(name).model_dump(mode="json")):
-        print("\n    ".join(map(printable, line.split("\n"))))
+    print(registry.info(name))
 
 
 def show_plugins() -> None:
@@ -68,24 +67,3 @@ def _report_problems() -> None:
         for problem in status.problems:
             told = f"{status.distribution} {status.version} (plugin {status.name!r}): {problem}"
             print(printable(told))
-
-
-def _lines(content: Mapping[str, Any], indent: str = "") -> list[str]:
-    lines = []
-    for key, value in content.items():
-        if value in (None, "", [], {}):
-            continue
-        if isinstance(value, Mapping):
-            lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            lines.append(f"{indent}{key}:")
-            for entry in value:
-                lines += [
-                    f"{indent}  - "
-                    + ", ".join(f"{k} {v}" for k, v in entry.items() if v is not None)
-                ]
-        elif isinstance(value, list):
-            lines.append(f"{indent}{key}: {', '.join(map(str, value))}")
-        else:
-            lines.append(f"{indent}{key}: {value}")
-    return lines
