@@ -122,6 +122,7 @@ def test_a_file_of_it_is_read_and_one_on_another_grid_refused(
     assert done.returncode == 1
     assert "shifted.fits" in done.stderr
     assert "4001.00" in done.stderr
+    assert "download" not in done.stderr, "the file is sound"
     assert not (tmp_path / "no.fits").exists()
 
 
