@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from spender_core.cli.watched import watched
 from spender_core.records import printable
 
 
@@ -48,13 +49,12 @@ def check(
 @contextmanager
 def _counting() -> Iterator[Callable[[Any], None]]:
     """Show how many checks were made, on a terminal; yields what to call after each."""
-    from rich.console import Console
     from rich.progress import Progress
 
     from spender_core.testing.checks import CHECKS
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    console = watched()
+    with Progress(console=console, transient=True, disable=console.quiet) as progress:
         task = progress.add_task("checks", total=len(CHECKS))
         yield lambda result: progress.advance(task)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import Progress
 
 from spender_core import registry
@@ -17,6 +16,7 @@ from spender_core.archives.location import redacted
 from spender_core.cli.outputs import check_outputs
 from spender_core.cli.show import print_table
 from spender_core.cli.spectra import read
+from spender_core.cli.watched import watched
 from spender_core.datasets.mock import parametric
 from spender_core.datasets.mock.conditions import Conditions
 from spender_core.datasets.mock.galaxies import prepare
@@ -252,8 +252,8 @@ def _on_mocks(
     sizes: tuple[int, ...],
     real: list[RealSpectrum],
 ) -> Report:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    console = watched()
+    with Progress(console=console, transient=True, disable=console.quiet) as progress:
         task = progress.add_task("mocks", total=mocks.number)
         return evaluate(
             model,

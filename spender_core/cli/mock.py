@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spender_core import registry
 from spender_core.cli.outputs import check_outputs
+from spender_core.cli.watched import watched
 from spender_core.datasets.mock.conditions import Conditions
 from spender_core.datasets.mock.stream import MockSurvey
 from spender_core.datasets.mock.writing import check_suffix, write_mocks
@@ -63,11 +63,9 @@ def run(request: Request, output: Path) -> None:
         z_range=request.z,
         snr_range=request.snr,
     )
-    console = Console(stderr=True)
+    console = watched()
     columns = (TextColumn("mocks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
+    with Progress(*columns, console=console, transient=True, disable=console.quiet) as progress:
         task = progress.add_task("mocks", total=request.number)
         write_mocks(
             survey, output, truth=request.truth, done=lambda count: progress.advance(task, count)

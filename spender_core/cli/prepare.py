@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spender_core import registry
 from spender_core.archives.location import is_remote, redacted
 from spender_core.cli.show import print_table
 from spender_core.cli.tables import read_table
+from spender_core.cli.watched import watched
 from spender_core.datasets.layout import SPLITS, id_dtype, parquet, split_fields
 from spender_core.datasets.manifest import verify
 from spender_core.datasets.prepare import Prepared, prepare
@@ -78,7 +78,7 @@ def run(request: Request, output: str) -> None:
 def _prepare(
     request: Request, instrument: Instrument, sources: Sequence[Any], output: str
 ) -> Prepared:
-    console = Console(stderr=True)
+    console = watched()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -86,9 +86,7 @@ def _prepare(
         TextColumn("{task.fields[spectra]} spectra"),
         TimeRemainingColumn(),
     )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
+    with Progress(*columns, console=console, transient=True, disable=console.quiet) as progress:
         task = progress.add_task("sources", total=len(sources), spectra=0)
         return prepare(
             output,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spender_core import registry
@@ -18,6 +17,7 @@ from spender_core.cli.moved import Moved, MovedColumn
 from spender_core.cli.outputs import check_outputs, spare_archives
 from spender_core.cli.show import print_table
 from spender_core.cli.tables import FORMATS, check_format, write_table
+from spender_core.cli.watched import watched
 from spender_core.errors import InputError
 from spender_core.records import printable
 
@@ -86,7 +86,7 @@ def run(request: Request, output: Path | None) -> None:
 @contextmanager
 def _bar(moved: Moved) -> Iterator[Callable[[int, int, int], None]]:
     """Give a function that shows progress, on a terminal."""
-    console = Console(stderr=True)
+    console = watched()
     columns = (
         TextColumn("rows"),
         BarColumn(),
@@ -94,9 +94,7 @@ def _bar(moved: Moved) -> Iterator[Callable[[int, int, int], None]]:
         MovedColumn(moved),
         TimeRemainingColumn(),
     )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    with Progress(*columns, console=console, transient=True, disable=console.quiet) as bar:
         task = bar.add_task("rows", total=None, found=0)
         yield lambda seen, of, found: bar.update(task, completed=seen, total=of, found=found)
 

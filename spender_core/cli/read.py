@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,6 +26,7 @@ from spender_core.cli.moved import Moved, MovedColumn, size
 from spender_core.cli.outputs import Terminated, check_outputs, spare_archives, terminable
 from spender_core.cli.products import FORMATS, Product, writing
 from spender_core.cli.tables import LISTING_FORMATS, check_format, read_table, write_failures
+from spender_core.cli.watched import watched
 from spender_core.datasets.layout import id_fields
 from spender_core.errors import Failure, FileError, InputError, NoSpectraError, SpenderError
 from spender_core.interfaces import Instrument, reading
@@ -274,7 +274,7 @@ def _recognised(files: Sequence[str]) -> Instrument:
 @contextmanager
 def _bar(moved: Moved) -> Iterator[reading.Report]:
     """Give a function that shows progress, on a terminal."""
-    console = Console(stderr=True)
+    console = watched()
     columns = (
         TextColumn("sources"),
         BarColumn(),
@@ -284,9 +284,7 @@ def _bar(moved: Moved) -> Iterator[reading.Report]:
         MovedColumn(moved),
         TimeRemainingColumn(),
     )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    with Progress(*columns, console=console, transient=True, disable=console.quiet) as bar:
         task = bar.add_task("sources", total=None, spectra=0, failures=0)
         yield lambda now: bar.update(
             task, completed=now.done, total=now.of, spectra=now.spectra, failures=now.failures

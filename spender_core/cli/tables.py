@@ -93,9 +93,9 @@ def _read_parquet(path: Path) -> Any:
             table.meta.setdefault(name, said[name.encode()].decode())
     for name in names:
         values, mask = content[name], content[name].is_null().to_numpy()
-        kind = np.dtype(values.type.to_pandas_dtype()).kind
-        if kind in "biuf":
-            numbers = values.fill_null(False if kind == "b" else 0).to_numpy()
+        boolean = arrow.types.is_boolean(values.type)
+        if boolean or arrow.types.is_integer(values.type) or arrow.types.is_floating(values.type):
+            numbers = values.fill_null(False if boolean else 0).to_numpy()
             table[name] = MaskedColumn(numbers, mask=mask) if mask.any() else numbers
         elif str(values.type) in ("string", "large_string"):
             text = np.array(values.fill_null("").to_pylist(), dtype=str)

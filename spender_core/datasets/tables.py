@@ -30,6 +30,9 @@ from spender_core.errors import FileError, InputError
 from spender_core.interfaces import Instrument
 from spender_core.line_spread import BandedLSF, GaussianLSF
 
+_NUMPY = {"float": "float32", "double": "float64"}
+"""What numpy calls types of Arrow that have other names there."""
+
 
 def to_table(batch: SpectrumBatch, schema: Any) -> Any:
     """Return spectra as a `pyarrow.Table` of a dataset's schema, in their order.
@@ -98,7 +101,7 @@ def _array(values: Any, kind: Any) -> Any:
         values = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
         return pa.array(values.tolist(), kind)
     with np.errstate(over="ignore"):
-        return pa.array(np.ascontiguousarray(values, dtype=kind.to_pandas_dtype()))
+        return pa.array(np.ascontiguousarray(values, dtype=_NUMPY.get(str(kind), str(kind))))
 
 
 def to_batch(table: Any, instrument: Instrument, lsf: bool = False) -> SpectrumBatch:

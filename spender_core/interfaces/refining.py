@@ -9,7 +9,8 @@ Shapes: B spectra, L observed pixels, R restframe pixels, S latents.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -129,7 +130,19 @@ def _slopes(function: Callable[[Tensor], Tensor], s_BS: Tensor) -> Tensor:
         slope_BL: Tensor = torch.func.jvp(function, (s_BS,), (unit_S.expand_as(s_BS),))[1]
         return slope_BL
 
-    with warnings.catch_warnings():  # torch warns of its own use of torch.jit.script
+    with warnings.catch_warnings(), _no_inference_mode():
+        # torch warns of its own use of torch.jit.script
         warnings.simplefilter("ignore", DeprecationWarning)
+        s_BS = s_BS.clone()
         slopes_SBL: Tensor = torch.func.vmap(along)(torch.eye(s_BS.shape[1]).to(s_BS))
     return slopes_SBL
+
+
+@contextmanager
+def _no_inference_mode() -> Iterator[None]:
+    """Leave inference mode, in which torch 2.6 has no rule for a batch of forward derivatives."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield

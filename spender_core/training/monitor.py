@@ -177,14 +177,16 @@ class _Bar:
         )
 
         self._console = Console(stderr=True, quiet=quiet)
+        watched = self._console.is_terminal and not quiet
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}", markup=False),
             TimeRemainingColumn(),
-            console=self._console,
-            disable=quiet or not self._console.is_terminal,
+            # rich before 14.3 ends a bar that is disabled with an empty line
+            console=self._console if watched else Console(quiet=True),
+            disable=not watched,
         )
         self._task = self._progress.add_task("training", total=total, completed=done, figures="")
 

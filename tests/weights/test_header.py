@@ -76,7 +76,10 @@ def test_the_header_that_the_others_are_made_from_is_sound(path: Path) -> None:
 )
 def test_tensors_are_read_as_safetensors_reads_them(path: Path, dtype: torch.dtype) -> None:
     tensors = {"a": (torch.rand(3, 5) * 9).to(dtype), "b": torch.ones((), dtype=dtype)}
-    save_file(tensors, path, metadata={"spender": CARD})
+    try:
+        save_file(tensors, path, metadata={"spender": CARD})
+    except KeyError:
+        pytest.skip(f"this safetensors cannot write {dtype}")
     _, made = weights.read(path)
     for name, expected in load_file(path).items():
         assert made[name].dtype == expected.dtype

@@ -32,7 +32,9 @@ _SURVEY, _PROGRAM, _HEALPIX = "sv3", "bright", 57
 def write_desi(folder: Path) -> Example:
     """Write a coadd of three galaxies and its redrock file, and return what is true of them."""
     name = f"{_SURVEY}-{_PROGRAM}-{_HEALPIX}.fits"
-    path = folder / f"coadd-{name}"
+    place = folder / f"dr1/spectro/redux/iron/healpix/{_SURVEY}/{_PROGRAM}/0/{_HEALPIX}"
+    place.mkdir(parents=True)
+    path = place / f"coadd-{name}"
     primary = fits.PrimaryHDU()
     primary.header.update({"SURVEY": _SURVEY, "PROGRAM": _PROGRAM, "HPXPIXEL": _HEALPIX})
     count = len(_TARGETS)
@@ -50,7 +52,7 @@ def write_desi(folder: Path) -> Example:
         "DELTACHI2": [1000.0] * count, "SPECTYPE": ["GALAXY"] * count,
     }  # fmt: skip
     tables = [fits.BinTableHDU(Table(redshifts), name="REDSHIFTS"), hdus[1].copy()]
-    fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(folder / f"redrock-{name}")
+    fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(place / f"redrock-{name}")
     none = (-1, -1, -1)  # TILEID, NIGHT and PETAL, which coadds of a healpix have not
     return Example(
         (path,),
@@ -60,6 +62,7 @@ def write_desi(folder: Path) -> Example:
         sigma=_LSF,
         bad=(0, _BAD),
         ivar=(0, 0, _NOISE**-2),
+        root=folder,
     )
 
 

@@ -26,21 +26,27 @@ _FIBRES = (308, 12, 640)
 
 def write_sdss(folder: Path) -> Example:
     """Write three spec files of SDSS-II into a folder, and return what is true of them."""
-    return _write(folder, (412, 52254, "26"), 3.5811, 3820, 31)
+    return _write(folder, "dr17/sdss", (412, 52254, "26"), 3.5811, 3820, 31)
 
 
 def write_boss(folder: Path) -> Example:
     """Write three spec files of BOSS into a folder, and return what is true of them."""
-    return _write(folder, (3655, 55240, "v5_13_0"), 3.5514, 4600, 24)
+    return _write(folder, "dr16/eboss", (3655, 55240, "v5_13_0"), 3.5514, 4600, 24)
 
 
 def _write(
-    folder: Path, reduction: tuple[int, int, str], start: float, pixels: int, before: int
+    folder: Path,
+    survey: str,
+    reduction: tuple[int, int, str],
+    start: float,
+    pixels: int,
+    before: int,
 ) -> Example:
-    """Write a file for each fibre; the first has the line.
+    """Write a file for each fibre, where the archive has them; the first has the line.
 
     Args:
-        folder: Where to write them.
+        folder: The root of the archive.
+        survey: Its part of the survey.
         reduction: Plate, MJD and RUN2D.
         start: log10 of the first wavelength.
         pixels: Number of pixels, of 1e-4 in log10.
@@ -55,6 +61,8 @@ def _write(
     mask = np.zeros(pixels, dtype="i4")
     mask[_BAD] = 1 << 24  # NODATA
     paths = []
+    place = folder / survey / f"spectro/redux/{run2d}/spectra/lite/{plate:04d}"
+    place.mkdir(parents=True)
     for fibre in _FIBRES:
         flux = _CONTINUUM + rng.normal(0.0, _NOISE, pixels)
         flux += _FLUX * profile * (fibre == _FIBRES[0])
@@ -67,7 +75,7 @@ def _write(
             "PLATE": [plate], "MJD": [mjd], "FIBERID": [fibre], "RUN2D": [run2d], "Z": [_Z],
             "Z_ERR": [2e-5], "ZWARNING": [0], "CLASS": ["GALAXY"],
         }  # fmt: skip
-        path = folder / f"spec-{plate:04d}-{mjd}-{fibre:04d}.fits"
+        path = place / f"spec-{plate:04d}-{mjd}-{fibre:04d}.fits"
         tables = fits.BinTableHDU(Table(columns)), fits.BinTableHDU(Table(row))
         fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(path)
         paths.append(path)
@@ -79,4 +87,5 @@ def _write(
         sigma=_WDISP,
         bad=(0, before + _BAD),
         ivar=(0, before, _NOISE**-2),
+        root=folder,
     )

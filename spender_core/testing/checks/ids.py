@@ -52,7 +52,8 @@ def check_by_id(subject: Subject) -> None:
     if example.root is None or not example.ids:
         raise NotApplicable("the example states no archive (root) and ids")
     asked = [tuple(row) for row in example.ids][::-1]
-    batch = subject.instrument.read(asked, root=example.root, quality=False)
+    rows = np.array(asked, dtype=subject.loader.id_dtype)
+    batch = subject.instrument.read(rows, root=example.root, quality=False)
     found = [] if batch.ids is None else [tuple(row) for row in batch.ids.tolist()]
     expect(
         found == asked,
