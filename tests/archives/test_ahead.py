@@ -174,6 +174,40 @@ def test_a_process_ends_though_a_thread_waits(archive: RangeServer) -> None:
     assert run(script, *[archive.at(name) for name in MANY[:40]]) == "ends\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no timer of signals there")
+def test_a_signal_at_any_step_of_a_wait_hangs_nothing(archive: RangeServer) -> None:
+    """Signals act where a function returns, too: also where it has just taken a lock."""
+    script = """
+        import itertools, signal, sys
+        from spender_core.archives.remote.ahead import Ahead
+        def stop(number, frame):
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, stop)
+        for count in itertools.count(1):
+            left = count
+            def step(frame, event, argument):
+                global left
+                left -= event == "return"
+                if not left:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+                return step
+            try:
+                with Ahead([sys.argv[1:]]) as files:
+                    signal.setitimer(signal.ITIMER_REAL, 0.2)
+                    sys.settrace(step)
+                    files.take(sys.argv[1])
+            except KeyboardInterrupt:
+                sys.settrace(None)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            if left > 0:
+                break
+        print("ends")
+    """
+    archive.fault("silence", [MANY[0]])
+    assert run(script, archive.at(MANY[0])) == "ends\n"
+
+
 def test_memory_does_not_grow_with_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Self
 
 from spender_core.archives.location import is_remote, normal, offline, redacted, told
@@ -31,13 +32,37 @@ _active: list[Ahead] = []
 _lock = threading.Lock()
 
 
+class _Gate:
+    """What threads wait at until it is opened, once and for all.
+
+    A signal may interrupt `wait` at any step. It may leave the lock of a `threading.Event` held,
+    so that the thread that is to set it never ends; here no lock is taken but in C.
+    """
+
+    def __init__(self) -> None:
+        self._open = False
+        self._passes: SimpleQueue[None] = SimpleQueue()
+
+    def open(self) -> None:
+        self._open = True
+        self._passes.put(None)
+
+    def is_open(self) -> bool:
+        return self._open
+
+    def wait(self) -> None:
+        if not self._open:
+            self._passes.get()
+            self._passes.put(None)  # for the next who waits
+
+
 @dataclass
 class _Job:
     """One of the files that are wanted: where it may be, and what came of each place."""
 
     urls: list[str]
     at: int = 0
-    done: threading.Event = field(default_factory=threading.Event)
+    done: _Gate = field(default_factory=_Gate)
     found: dict[str, bytes | SpenderError | None] = field(default_factory=dict)
     running: Future[fetching.Fetched] | None = None
 
@@ -94,7 +119,7 @@ class Ahead:
             one.cancel()
         self._saver.shutdown()
         for job in self._jobs:
-            job.done.set()
+            job.done.open()
             job.found.clear()
         self._taken.clear()
         keeping.tell()
@@ -114,7 +139,7 @@ class Ahead:
             if url in self._taken:
                 self._taken.move_to_end(url)
                 return self._taken[url]
-            if job.running is None and not job.done.is_set() and not self._over:
+            if job.running is None and not job.done.is_open() and not self._over:
                 self._begin(job)
         job.done.wait()
         with self._state:
@@ -143,7 +168,7 @@ class Ahead:
                     return
                 job = self._jobs[self._next]
                 self._next += 1
-                if job.running is None and not job.done.is_set():
+                if job.running is None and not job.done.is_open():
                     self._begin(job)
 
     def _begin(self, job: _Job) -> None:
@@ -169,7 +194,7 @@ class Ahead:
             self._waiting += 1
             job.running.add_done_callback(lambda came: self._arrived(job, came))
             return
-        job.done.set()
+        job.done.open()
 
     def _arrived(self, job: _Job, came: Future[fetching.Fetched]) -> None:
         """Hand what came to the thread that saves it: the network waits for no disk and no lock."""
@@ -211,7 +236,7 @@ class Ahead:
             else:
                 job.found[url] = fetched.data
                 self._held += size
-        job.done.set()
+        job.done.open()
         job.running = None  # it holds the content, too
 
     def _fail(self, job: _Job, error: BaseException) -> None:
@@ -219,7 +244,7 @@ class Ahead:
         if not isinstance(error, SpenderError):
             error = FileError(f"cannot read {redacted(url)}: {told(error)}")
         job.found[url] = error
-        job.done.set()
+        job.done.open()
         job.running = None
 
 
@@ -228,7 +253,7 @@ def _find_cached(job: _Job) -> None:
     there = next((k for k, url in enumerate(job.urls) if blocks.is_complete(url)), None)
     if there is not None:
         job.found.update({url: _missing(url) for url in job.urls[:there]})
-    job.done.set()
+    job.done.open()
 
 
 def _missing(url: str) -> MissingFileError:
