@@ -181,6 +181,7 @@ def test_a_signal_at_any_step_of_a_wait_hangs_nothing(archive: RangeServer) -> N
         import itertools, signal, sys
         from spender_core.archives.remote.ahead import Ahead
         def stop(number, frame):
+            sys.settrace(None)
             raise KeyboardInterrupt
         signal.signal(signal.SIGALRM, stop)
         for count in itertools.count(1):
@@ -189,8 +190,7 @@ def test_a_signal_at_any_step_of_a_wait_hangs_nothing(archive: RangeServer) -> N
                 global left
                 left -= event == "return"
                 if not left:
-                    sys.settrace(None)
-                    raise KeyboardInterrupt
+                    stop(None, frame)
                 return step
             try:
                 with Ahead([sys.argv[1:]]) as files:
@@ -198,9 +198,8 @@ def test_a_signal_at_any_step_of_a_wait_hangs_nothing(archive: RangeServer) -> N
                     sys.settrace(step)
                     files.take(sys.argv[1])
             except KeyboardInterrupt:
-                sys.settrace(None)
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            if left > 0:
+            if left:
                 break
         print("ends")
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def test_a_file_of_spectra_is_a_table_of_ids(
     ran = spender("read", "--ids", first, "--root", archive, "-o", second)
     assert ran.code == 0, ran.err
     assert Table.read(second)["FIBERID"].tolist() == [2, 1]
-    if suffix != ".parquet":
+    if suffix != ".parquet" or find_spec("pandas"):  # astropy needs it
         assert Table.read(first)  # by whatever reads such files
 
 

@@ -112,6 +112,23 @@ def test_refining_goes_through_the_lsf(kind: str) -> None:
 
 
 @KINDS
+@pytest.mark.parametrize("uses", [True, False])
+def test_refining_is_the_same_in_inference_mode(kind: str, uses: bool) -> None:
+    """Also where all tensors of the spectra were made in it."""
+    model = using()
+    batch = observed(model, lsf_of_kind(kind))
+    model.uses_lsf = uses
+    expected = model.reconstruct(batch, refine=4).latents
+    with torch.inference_mode():
+        copy = SpectrumBatch(
+            batch.flux + 0, batch.ivar + 0, z=Z + 0, instrument="eye", lsf=lsf_of_kind(kind)
+        )
+        assert copy.flux.is_inference()
+        made = model.reconstruct(copy, refine=4).latents
+    assert torch.equal(made, expected)
+
+
+@KINDS
 def test_gradients_reach_the_model_and_the_lsf(kind: str) -> None:
     model, lsf = using(), lsf_of_kind(kind)
     parameter = lsf.sigma if kind == "gaussian" else lsf.data

@@ -208,6 +208,16 @@ def reached(
         (tmp_path / name).write_bytes(reply.read())
 
 
+@pytest.fixture
+def own_accelerator() -> Iterator[None]:
+    """Let spender's README set up accelerate, which a process does once, and undo that."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def weights() -> bytes:
     """Return a file as spender writes it, of the architecture of sdss_II, with random weights."""
     import io
@@ -271,7 +281,7 @@ def lead_spender(archive: str, hub: Hub, folder: Path, patch: pytest.MonkeyPatch
 # ---- both sides ----------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("reached")
+@pytest.mark.usefixtures("reached", "own_accelerator")
 @pytest.mark.filterwarnings(
     "ignore::ResourceWarning",
     "ignore:Use PointwiseAffine:DeprecationWarning",

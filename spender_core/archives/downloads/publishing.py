@@ -7,6 +7,7 @@ is refused. On the Hub a branch that is named takes a new commit, beside which t
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spender_core.archives.downloads.transport import patience
 from spender_core.archives.location import (
     is_file_name,
     join,
@@ -201,8 +203,11 @@ def _put(upload: Upload, url: str) -> str:
     """Put a file in a bucket; if another one is there, leave it, and return its hash."""
     import fsspec
 
-    filesystem, key = fsspec.url_to_fs(url, **storage_options(url, signed=True))
-    filesystem.invalidate_cache()
+    options = storage_options(url, signed=True)
+    if os.environ.get("SPENDER_TIMEOUT"):
+        options["config_kwargs"]["read_timeout"] = patience()
+    filesystem, key = fsspec.url_to_fs(url, **options, skip_instance_cache=True)
+    filesystem.retries = 1  # botocore tries three times, which s3fs would do five times over
     try:
         there = filesystem.info(key)["type"] == "file"
     except FileNotFoundError:
