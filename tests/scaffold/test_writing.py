@@ -196,8 +196,10 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path) -> None:
 
 
 STOPPED = """
-import os, sys
+import os, signal, sys
 from spender_core.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells undo it in the background
 
 number = sys.argv[2]
 sys.argv = ["spender", "new-plugin", "mine", "--to", sys.argv[1]]
