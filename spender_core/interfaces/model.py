@@ -21,6 +21,7 @@ from spender_core.errors import (
 )
 from spender_core.grid import Grid, as_grid
 from spender_core.interfaces.instrument import Instrument
+from spender_core.interfaces.least_squares import slopes_of
 from spender_core.interfaces.reconstruction import Reconstruction
 from spender_core.interfaces.redshifts import check_redshifts, known_redshifts, redshifts
 from spender_core.interfaces.refining import refined
@@ -90,6 +91,13 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def decode(self, s_BS: Tensor) -> Tensor:
         """Decode latents (B, S) to restframe spectra (B, R) on `wave_rest`."""
+
+    def decode_slopes(self, s_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode latents (B, S) to spectra (B, R) and their derivatives (S, B, R).
+
+        By default torch differentiates `decode`; a model that knows a faster way overrides this.
+        """
+        return slopes_of(self.decode, s_BS)
 
     @property
     @abstractmethod
@@ -269,6 +277,18 @@ class Model(nn.Module, ABC):
             factor_B1 = amplitude(y_BL, flux_BL, w_BL * valid_BL)[:, None]
             x_BR, y_BL = x_BR * factor_B1, y_BL * factor_B1
         return Reconstruction(s_BS, x_BR, y_BL, valid_BL)
+
+    def redshift(self, batch, instrument=None, z_range=None, prior=1.0, posterior=False):
+        from spender_core.interfaces.redshifting import measured
+        batch=self._at_home(batch); _, observer=self._input(batch, instrument)
+        return measured(self,batch,observer,z_range or self.card.z_range,prior,posterior)
+
+    def scan(self, instrument, z_range):
+        from spender_core.ops.scanning import Scan
+        key=(instrument.grid.sha256,z_range)
+        if not hasattr(self,"_scans"): self._scans={}
+        if key not in self._scans: self._scans[key]=Scan(self.rest,instrument.grid,z_range)
+        return self._scans[key]
 
     def forward(
         self,

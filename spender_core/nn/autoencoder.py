@@ -90,6 +90,10 @@ class SpectrumAutoencoder(Model):
         x_BR: Tensor = self.decoder(s_BS)
         return x_BR
 
+    def decode_slopes(self, s_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode latents (B, S) to spectra (B, R) and their derivatives (S, B, R)."""
+        return self.decoder.slopes(s_BS)
+
     @property
     def config(self) -> dict[str, Any]:
         """Keyword arguments that make a model of this architecture."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from spender_core.errors import InputError
@@ -47,3 +48,28 @@ class SpectrumDecoder(nn.Module):
         """Decode latents, shape (B, S), to restframe spectra, shape (B, R)."""
         x_BR: Tensor = self.mlp(s_BS)
         return x_BR
+
+    def slopes(self, s_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode latents, and differentiate the spectra along each of them.
+
+        Derivatives go through the layers forward, which costs a part of what automatic
+        differentiation does.
+
+        Args:
+            s_BS: Latents, shape (B, S).
+
+        Returns:
+            Restframe spectra, shape (B, R), and their derivatives, shape (S, B, R).
+        """
+        x_BF = s_BS
+        slope_SBF = torch.eye(s_BS.shape[1]).to(s_BS)[:, None].expand(-1, len(s_BS), -1)
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                x_BF, slope_SBF = layer(x_BF), slope_SBF @ layer.weight.mT
+            elif isinstance(layer, SpeculatorActivation):
+                x_BF, slope_SBF = layer(x_BF), slope_SBF * layer.slope(x_BF)
+            else:
+                assert isinstance(layer, nn.LeakyReLU)
+                steep_BF = torch.where(x_BF > 0, 1.0, layer.negative_slope)
+                x_BF, slope_SBF = layer(x_BF), slope_SBF * steep_BF
+        return x_BF, slope_SBF

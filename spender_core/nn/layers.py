@@ -35,6 +35,11 @@ class SpeculatorActivation(nn.Module):
         y = (self.gamma + (1 - self.gamma) * torch.sigmoid(self.beta * x)) * x
         return y + 1 if self.plus_one else y
 
+    def slope(self, x: Tensor) -> Tensor:
+        """Return the derivative of each output by its input."""
+        gate = torch.sigmoid(self.beta * x)
+        return self.gamma + (1 - self.gamma) * gate * (1 + self.beta * x * (1 - gate))
+
 
 def check_sizes(name: str, sizes: Iterable[Any], least: int = 1) -> None:
     """Check that layers have whole, positive sizes; a card may ask for anything.

@@ -1,0 +1,277 @@
+"""Redshifts measured with a model: a scan of the whole range, then fits where it peaks.
+
+Shapes: B spectra, L observed pixels, S latents, Z redshifts of the scan, C candidates, N fits,
+at most C a spectrum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from enum import IntFlag
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+
+from spender_core.errors import InputError
+from spender_core.interfaces.least_squares import Equations, Fitted, Spectra, equations, evaluate
+from spender_core.interfaces.least_squares import minimise as fit
+from spender_core.ops.normalize import amplitude
+from spender_core.ops.resample import coordinate_device
+from spender_core.ops.scanning import Scan, peaks
+
+if TYPE_CHECKING:
+    from spender_core.batch import SpectrumBatch
+    from spender_core.interfaces.instrument import Instrument
+    from spender_core.interfaces.model import Model
+
+APART = 0.003
+"""Two redshifts are different solutions where they differ by more than this times 1 + z."""
+CANDIDATES = 5
+"""Peaks of the scan that are compared, each with its own latents."""
+STEPS = 12
+"""Most steps of the fits."""
+_FITTED = 2
+_LEAST_PIXELS = 20
+_SMALL_GAIN = 9.0
+_POOR = 0.2
+_BROAD = 1e-3
+_TOLERANCE = 0.02
+_CHUNK = 32
+
+
+class ZFlag(IntFlag):
+    """What is doubtful about a measured redshift, as bits of `Redshifts.flags`."""
+
+    SECOND = 1
+    """Another redshift fits nearly as well: `delta_chi2`, over the reduced chi square where that
+    is above 1, is below 9."""
+    EDGE = 2
+    """The best redshift is at an end of the range that was searched: the true one may be beyond."""
+    NO_FIT = 4
+    """There is nothing to fit: too few good pixels that the model reaches, or no positive
+    amplitude anywhere. z is NaN."""
+    POOR_FIT = 8
+    """The model leaves more than 20 percent (root mean square, weighted) of the spectrum
+    unexplained, beyond its noise: perhaps of another class of objects."""
+    BROAD = 16
+    """zerr is above 0.001 (1 + z)."""
+
+    @property
+    def causes(self) -> list[str]:
+        """The bits that are set, in words."""
+        return [_CAUSES[flag] for flag in ZFlag if flag in self]
+
+
+_CAUSES = {
+    ZFlag.SECOND: "another redshift fits nearly as well",
+    ZFlag.EDGE: "at an end of the range searched",
+    ZFlag.NO_FIT: "nothing to fit",
+    ZFlag.POOR_FIT: "the model does not describe the spectrum",
+    ZFlag.BROAD: "uncertain by more than 0.001 (1 + z)",
+}
+
+
+@dataclass(frozen=True)
+class Redshifts:
+    """Redshifts measured with a model. Columns are on the device of the model.
+
+    Attributes:
+        z: Redshifts, shape (B,), float64; NaN where there is nothing to fit.
+        zerr: Their uncertainties, shape (B,): of least squares, and at least what the residuals
+            say where they scatter by more than their noise. Infinite where z is NaN.
+        second: Redshift of the second-best solution, shape (B,); NaN where there is none.
+        delta_chi2: By how much the second-best costs more, shape (B,); infinite where none.
+        chi2: Reduced chi square of the best, shape (B,); NaN where z is.
+        flags: Bits of `ZFlag`, shape (B,), int64; 0 where nothing is doubtful.
+        latents: Latents of the best fit, shape (B, S); those of the encoder where z is NaN.
+        grid: Redshifts at which `log_posterior` is, shape (Z,), float64.
+        log_posterior: Natural logarithm of the probability density of z on the grid, shape (B, Z),
+            with a flat prior over the grid; empty unless asked for.
+    """
+
+    z: Tensor
+    zerr: Tensor
+    second: Tensor
+    delta_chi2: Tensor
+    chi2: Tensor
+    flags: Tensor
+    latents: Tensor
+    grid: Tensor
+    log_posterior: Tensor
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    @property
+    def good(self) -> Tensor:
+        """Where no flag is set, bool (B,)."""
+        return self.flags == 0
+
+    def causes(self, row: int) -> list[str]:
+        """Return in words what is doubtful about one redshift."""
+        return ZFlag(int(self.flags[row])).causes
+
+    @classmethod
+    def cat(cls, parts: Iterable[Self]) -> Self:
+        """Join those of several batches that were searched alike."""
+        parts = list(parts)
+        rows = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
+        grid = rows.pop("grid")[0]
+        return cls(grid=grid, **{name: torch.cat(columns) for name, columns in rows.items()})
+
+
+@torch.no_grad()
+def measured(
+    model: Model,
+    batch: SpectrumBatch,
+    instrument: Instrument,
+    z_range: tuple[float, float],
+    prior: float,
+    posterior: bool = False,
+) -> Redshifts:
+    """Measure redshifts as `Model.redshift` says, of a batch on the model's device."""
+    if not prior > 0:
+        raise InputError(f"prior is a width above 0, not {prior!r}")
+    scan = model.scan(instrument, z_range)
+    starts = range(0, max(1, len(batch)), _CHUNK)
+    chunks = [batch[start : start + _CHUNK] for start in starts]
+    return Redshifts.cat(_measure(model, part, instrument, scan, prior, posterior) for part in chunks)
+
+
+def _measure(
+    model: Model,
+    batch: SpectrumBatch,
+    instrument: Instrument,
+    scan: Scan,
+    prior: float,
+    posterior: bool,
+) -> Redshifts:
+    s_BS = model.encode(batch, instrument)
+    lsf = model.lsf_of(batch)
+    spectra = Spectra(model, instrument, batch.flux, batch.ivar, s_BS, prior, lsf)
+    data = scan.spectra(spectra.flux, spectra.weight)
+    gain_BZ = scan.gain(data, model.decode(s_BS)).nan_to_num(0.0)
+    grid_Z = scan.z.to(coordinate_device(gain_BZ.device))
+    apart = round(APART / scan.step)
+    place_BC, height_BC = peaks(gain_BZ, CANDIDATES, apart)
+    z_BC = grid_Z[place_BC]
+    compared_BC = _compared(spectra, z_BC, height_BC)
+    order_BC = compared_BC.argsort(dim=1)
+    z_BC, compared_BC = z_BC.gather(1, order_BC), compared_BC.gather(1, order_BC)
+    best, other_cost_B, other_z_B = _two_fits(spectra, z_BC, compared_BC, grid_Z)
+    found = _Found(spectra, best, other_z_B, other_cost_B)
+    empty_B0 = gain_BZ.new_empty(len(batch), 0)
+    log_BZ = _log_posterior(scan, data, spectra, best) if posterior else empty_B0
+    return found.result(grid_Z, log_BZ)
+
+
+def _compared(spectra: Spectra, z_BC: Tensor, height_BC: Tensor) -> Tensor:
+    """Return what the candidates cost after one step of least squares, as it is expected.
+
+    Infinite where there is none. The restframe is that of the encoder for all of them.
+    """
+    costs = []
+    for z_B, height_B in zip(z_BC.unbind(1), height_BC.unbind(1), strict=True):
+        at = evaluate(spectra, spectra.start, z_B)
+        made = equations(spectra, at, free_z=True)
+        step_BP = _bounded(made)
+        change_B = (step_BP * (made.right - 0.5 * (made.gram @ step_BP[..., None])[..., 0])).sum(1)
+        cost_B = at.cost.to(change_B) - 2 * change_B
+        positive_B = (at.factor > 0) & height_B.isfinite()
+        costs.append(torch.where(positive_B.to(cost_B.device), cost_B, torch.inf))
+    return torch.stack(costs, dim=1).to(z_BC.device)
+
+
+def _bounded(made: Equations) -> Tensor:
+    """Return the step of least squares, not beyond a bin of the scan in redshift."""
+    ridge = made.gram.diagonal(dim1=1, dim2=2) * 1e-6 + 1e-12
+    step_BP: Tensor = torch.linalg.solve(made.gram + torch.diag_embed(ridge), made.right)
+    return step_BP
+
+
+def _two_fits(
+    spectra: Spectra, z_BC: Tensor, compared_BC: Tensor, grid_Z: Tensor
+) -> tuple[Fitted, Tensor, Tensor]:
+    """Fit the two best candidates; return the better, and cost and redshift of the other."""
+    fits = []
+    for k in range(min(_FITTED, z_BC.shape[1])):
+        made = fit(spectra, spectra.start, z_BC[:, k], STEPS, free_z=True, tolerance=_TOLERANCE)
+        fits.append(made)
+    first, second = fits[0], fits[-1]
+    lost_B = ~compared_BC[:, 1].isfinite()
+    second.cost.masked_fill_(lost_B.to(second.cost.device), torch.inf)
+    best, swapped_B = first.better_of(second)
+    other, _ = second.better_of(first) if False else (second, None)
+    other_cost_B = torch.where(swapped_B, first.cost, other.cost)
+    other_z_B = torch.where(swapped_B.to(first.z.device), first.z, other.z)
+    return best, other_cost_B, other_z_B
+
+
+@dataclass(frozen=True)
+class _Found:
+    spectra: Spectra
+    best: Fitted
+    other_z: Tensor
+    other_cost: Tensor
+
+    def result(self, grid_Z: Tensor, log_BZ: Tensor) -> Redshifts:
+        best, spectra = self.best, self.spectra
+        made = equations(spectra, best, free_z=True)
+        zerr_B = _uncertainty(made).to(best.z) * (1 + best.z)
+        pixels_B = ((spectra.weight > 0) & (best.y != 0)).sum(dim=1)
+        reduced_B = best.chi2 / (pixels_B - 2 - best.s.shape[1]).clamp(min=1)
+        fitted_B = (pixels_B >= _LEAST_PIXELS) & (best.factor > 0) & best.cost.isfinite()
+        none_B = (~fitted_B).to(best.z.device)
+        nan = float("nan")
+        delta_B = (self.other_cost - best.cost).double()
+        apart_B = ((self.other_z - best.z).abs() > APART * (1 + best.z)) & ~none_B
+        delta_B = delta_B.masked_fill(~(apart_B.to(delta_B.device)), torch.inf)
+        power_B = (spectra.weight * spectra.flux.square()).sum(dim=1)
+        excess_B = (best.chi2 - pixels_B).clamp(min=0) / (power_B - pixels_B).clamp(min=1)
+        step = float((grid_Z[1] - grid_Z[0]) / (1 + grid_Z[0]))
+        margin_B = step * (1 + best.z)
+        at_edge_B = (best.z < grid_Z[0] + margin_B) | (best.z > grid_Z[-1] - margin_B)
+        where = {
+            ZFlag.SECOND: delta_B < _SMALL_GAIN * reduced_B.clamp(min=1).to(delta_B),
+            ZFlag.EDGE: at_edge_B & ~none_B,
+            ZFlag.NO_FIT: none_B,
+            ZFlag.POOR_FIT: (excess_B.sqrt() > _POOR) & fitted_B,
+            ZFlag.BROAD: (zerr_B > _BROAD * (1 + best.z)) & ~none_B,
+        }
+        flags_B = torch.zeros(len(best.z), dtype=torch.int64, device=best.z.device)
+        for flag, there_B in where.items():
+            flags_B |= int(flag) * there_B.to(flags_B)
+        return Redshifts(
+            best.z.masked_fill(none_B, nan),
+            zerr_B.masked_fill(none_B, torch.inf),
+            self.other_z.masked_fill(~apart_B, nan),
+            delta_B,
+            reduced_B.double().masked_fill(~fitted_B, nan),
+            flags_B,
+            torch.where(fitted_B[:, None], best.s, spectra.start),
+            grid_Z,
+            log_BZ,
+        )
+
+
+def _uncertainty(made: Equations) -> Tensor:
+    """Return the standard deviation of ln(1 + z), shape (B,)."""
+    ridge = made.gram.diagonal(dim1=1, dim2=2).clamp(min=1e-30) * 1e-12
+    inverse: Tensor = torch.linalg.inv(made.gram + torch.diag_embed(ridge))
+    row_BP = inverse[:, -1]
+    plain_B = row_BP[:, -1]
+    robust_B = ((row_BP[:, None] @ made.scatter)[:, 0] * row_BP).sum(dim=1)
+    return torch.maximum(plain_B, robust_B).clamp(min=0).sqrt()
+
+
+def _log_posterior(
+    scan: Scan, data: tuple[Tensor, Tensor], spectra: Spectra, best: Fitted
+) -> Tensor:
+    """Return the logarithm of the posterior on the grid of the scan, shape (B, Z)."""
+    gain_BZ = scan.gain(data, spectra.model.decode(best.s)).double()
+    log_BZ = 0.5 * gain_BZ
+    width_Z = torch.tensor(scan.z.numpy()).to(log_BZ).gradient()[0] if False else scan.z.diff()
+    width_Z = torch.cat([width_Z, width_Z[-1:]]).to(log_BZ)
+    return log_BZ - (log_BZ + width_Z.log()).logsumexp(dim=1, keepdim=True)
