@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _FIRST_DAMPING = 1e-2
 _TURNS = 3.0, 10.0  # of the damping, after a step that helped and after one that did not
-_LONGEST = 1e-3
+LONGEST = 1e-3
 """Of a step in ln(1 + z), 300 km/s: beyond it a line is no longer under the line it is fitted to."""
 
 
@@ -103,10 +103,13 @@ class Fitted:
 
         return replace(self, **{f.name: chosen(f.name) for f in fields(self)}), better_B
 
-    def put(self, rows: Tensor, other: Fitted) -> None:
-        """Overwrite some rows."""
-        for f in fields(self):
-            getattr(self, f.name)[rows] = getattr(other, f.name)
+    def with_rows(self, rows: Tensor, other: Fitted) -> Self:
+        """Return a copy in which some rows are those of another."""
+
+        def put(name: str) -> Tensor:
+            return getattr(self, name).index_copy(0, rows, getattr(other, name))  # type: ignore[no-any-return]
+
+        return replace(self, **{f.name: put(f.name) for f in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -116,22 +119,19 @@ class Equations:
     Attributes:
         gram: Shape (B, P, P), the prior included.
         right: Shape (B, P), likewise.
-        scatter: Sums of the products of slopes weighted by the squares of residuals, in place of
-            those that inverse variances promise, shape (B, P, P); the prior is included.
     """
 
     gram: Tensor
     right: Tensor
-    scatter: Tensor
 
 
 def evaluate(spectra: Spectra, s_BS: Tensor, z_B: Tensor) -> Fitted:
     """Return how well some latents at some redshifts fit."""
     y_BL = spectra.observe(spectra.model.decode(s_BS), z_B)
-    return _weighed(spectra, s_BS, z_B, y_BL)
+    return weighed(spectra, s_BS, z_B, y_BL)
 
 
-def _weighed(spectra: Spectra, s_BS: Tensor, z_B: Tensor, y_BL: Tensor) -> Fitted:
+def weighed(spectra: Spectra, s_BS: Tensor, z_B: Tensor, y_BL: Tensor) -> Fitted:
     factor_B = amplitude(y_BL, spectra.flux, spectra.weight)
     residual_BL = spectra.flux - factor_B[:, None] * y_BL
     chi2_B = (spectra.weight * residual_BL.square()).sum(dim=1)
@@ -139,35 +139,52 @@ def _weighed(spectra: Spectra, s_BS: Tensor, z_B: Tensor, y_BL: Tensor) -> Fitte
     return Fitted(s_BS, z_B, y_BL, factor_B, chi2_B, cost_B)
 
 
-def equations(spectra: Spectra, at: Fitted, free_z: bool) -> Equations:
+def equations(
+    spectra: Spectra, at: Fitted, free_z: bool, slopes: tuple[Tensor, Tensor] | None = None
+) -> Equations:
     """Return the normal equations of a step from where a fit is.
+
+    Args:
+        spectra: What to fit.
+        at: Where the fit is.
+        free_z: Whether the redshift, as ln(1 + z), is the last of the parameters.
+        slopes: `Model.decode_slopes` of the latents there, if they are at hand.
+    """
+    jacobian_BPL, residual_BL = linearised(spectra, at, free_z, slopes)
+    gram_BPP = jacobian_BPL @ jacobian_BPL.mT
+    right_BP = (jacobian_BPL @ residual_BL[:, :, None])[:, :, 0]
+    gram_BPP = with_prior(gram_BPP, spectra.prior, at.s.shape[1])
+    right_BP = right_BP.to(gram_BPP)
+    away_BS = (at.s - spectra.start).to(right_BP)
+    right_BP[:, : away_BS.shape[1]] -= away_BS / spectra.prior**2
+    return Equations(gram_BPP, right_BP)
+
+
+def with_prior(gram_BPP: Tensor, prior: float, latents: int) -> Tensor:
+    """Return a Gram matrix of slopes in float64, where there is such, with the prior of latents."""
+    gram_BPP = gram_BPP.to(coordinate_device(gram_BPP.device), torch.float64)
+    gram_BPP.diagonal(dim1=1, dim2=2)[:, :latents] += prior**-2
+    return gram_BPP
+
+
+def linearised(
+    spectra: Spectra, at: Fitted, free_z: bool, slopes: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return slopes and residuals in units of the noise, shapes (B, P, L) and (B, L).
 
     The amplitude is that of the best fit at any latents (Kaufman 1975, BIT 15, 49).
     """
     root_BL = spectra.weight.sqrt()
-    x_BR, slopes_SBR = spectra.model.decode_slopes(at.s)
-    slopes = list(slopes_SBR)
-    if free_z:
-        slopes.append(_shifted(spectra, x_BR))
-    jacobian_BPL = root_BL.new_empty(len(root_BL), len(slopes), root_BL.shape[1])
-    for index, slope_BR in enumerate(slopes):
-        observed_BL = spectra.observe(slope_BR, at.z)
-        torch.mul(observed_BL, root_BL * at.factor[:, None], out=jacobian_BPL[:, index])
+    x_BR, slopes_SBR = spectra.model.decode_slopes(at.s) if slopes is None else slopes
+    along = [*slopes_SBR, _shifted(spectra, x_BR)] if free_z else [*slopes_SBR]
+    scale_BL = root_BL * at.factor[:, None]
+    jacobian_BPL = root_BL.new_empty(len(root_BL), len(along), root_BL.shape[1])
+    for index, slope_BR in enumerate(along):
+        torch.mul(spectra.observe(slope_BR, at.z), scale_BL, out=jacobian_BPL[:, index])
     own_BL = torch.nn.functional.normalize(at.y * root_BL, dim=1)
     along_BP = (jacobian_BPL @ own_BL[:, :, None])[:, :, 0]
     jacobian_BPL.baddbmm_(along_BP[:, :, None], own_BL[:, None], alpha=-1)
-    residual_BL = (spectra.flux - at.factor[:, None] * at.y) * root_BL
-    gram_BPP = jacobian_BPL @ jacobian_BPL.mT
-    right_BP = (jacobian_BPL @ residual_BL[:, :, None])[:, :, 0]
-    jacobian_BPL *= residual_BL[:, None]
-    scatter_BPP = jacobian_BPL @ jacobian_BPL.mT
-    home = coordinate_device(root_BL.device)
-    gram, right, scatter = (t.to(home, torch.float64) for t in (gram_BPP, right_BP, scatter_BPP))
-    size = at.s.shape[1]
-    for matrix in (gram, scatter):
-        matrix.diagonal(dim1=1, dim2=2)[:, :size] += spectra.prior**-2
-    right[:, :size] -= (at.s - spectra.start).to(right) / spectra.prior**2
-    return Equations(gram, right, scatter)
+    return jacobian_BPL, (spectra.flux - at.factor[:, None] * at.y) * root_BL
 
 
 def _shifted(spectra: Spectra, x_BR: Tensor) -> Tensor:
@@ -196,14 +213,15 @@ def minimise(
         tolerance: A spectrum is done when a step is expected to lower its cost by less.
     """
     best = evaluate(spectra, s_BS, z_B)
-    best = replace(best, cost=best.cost.clone())
     rows_B = torch.arange(len(z_B), device=z_B.device)
     damping_B = torch.full((len(z_B),), _FIRST_DAMPING, dtype=torch.float64)
     active, here = spectra, best
     for _ in range(steps):
         made = equations(active, here, free_z)
         damping_B = damping_B.to(made.gram.device)
-        step_BP = _step(made, damping_B, free_z)
+        step_BP = newton(made, damping_B)
+        if free_z:
+            step_BP[:, -1].clamp_(-LONGEST, LONGEST)
         expected_B = (step_BP * made.right).sum(dim=1)
         if tolerance:
             open_B = (expected_B > tolerance).to(rows_B.device)
@@ -223,26 +241,16 @@ def minimise(
         eased, raised = _TURNS
         better_B = better_B.to(damping_B.device)
         damping_B = torch.where(better_B, damping_B / eased, damping_B * raised)
-        best = _with(best, rows_B, here)
+        best = here if len(rows_B) == len(best.cost) else best.with_rows(rows_B, here)
     return best
 
 
-def _with(best: Fitted, rows_B: Tensor, here: Fitted) -> Fitted:
-    if len(rows_B) == len(best.cost):
-        return here
-    best = replace(best, **{f.name: getattr(best, f.name).clone() for f in fields(best)})
-    best.put(rows_B, here)
-    return best
-
-
-def _step(made: Equations, damping_B: Tensor, free_z: bool) -> Tensor:
+def newton(made: Equations, damping_B: Tensor | float = 0.0) -> Tensor:
+    """Return the step of least squares, shape (B, P), damped by shares of the diagonal."""
     diagonal_BP = made.gram.diagonal(dim1=1, dim2=2)
-    floor_B1 = diagonal_BP.amax(dim=1, keepdim=True) * 1e-12
-    diagonal_BP = torch.maximum(diagonal_BP, floor_B1)
-    damped_BPP = made.gram + torch.diag_embed(damping_B[:, None] * diagonal_BP)
-    step_BP: Tensor = torch.linalg.solve(damped_BPP, made.right)
-    if free_z:
-        step_BP[:, -1].clamp_(-_LONGEST, _LONGEST)
+    floor_B1 = 1e-12 * diagonal_BP.amax(dim=1, keepdim=True) + 1e-30
+    added_BP = torch.as_tensor(damping_B).reshape(-1, 1).to(diagonal_BP) * diagonal_BP + floor_B1
+    step_BP: Tensor = torch.linalg.solve(made.gram + torch.diag_embed(added_BP), made.right)
     return step_BP
 
 

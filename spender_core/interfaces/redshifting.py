@@ -15,9 +15,17 @@ import torch
 from torch import Tensor
 
 from spender_core.errors import InputError
-from spender_core.interfaces.least_squares import Equations, Fitted, Spectra, equations, evaluate
-from spender_core.interfaces.least_squares import minimise as fit
-from spender_core.ops.normalize import amplitude
+from spender_core.interfaces.least_squares import (
+    LONGEST,
+    Fitted,
+    Spectra,
+    equations,
+    linearised,
+    minimise,
+    newton,
+    weighed,
+    with_prior,
+)
 from spender_core.ops.resample import coordinate_device
 from spender_core.ops.scanning import Scan, peaks
 
@@ -32,13 +40,13 @@ CANDIDATES = 5
 """Peaks of the scan that are compared, each with its own latents."""
 STEPS = 12
 """Most steps of the fits."""
-_FITTED = 2
 _LEAST_PIXELS = 20
 _SMALL_GAIN = 9.0
 _POOR = 0.2
 _BROAD = 1e-3
 _TOLERANCE = 0.02
 _CHUNK = 32
+_HOPELESS = 150.0
 
 
 class ZFlag(IntFlag):
@@ -156,57 +164,78 @@ def _measure(
     grid_Z = scan.z.to(coordinate_device(gain_BZ.device))
     apart = round(APART / scan.step)
     place_BC, height_BC = peaks(gain_BZ, CANDIDATES, apart)
-    z_BC = grid_Z[place_BC]
-    compared_BC = _compared(spectra, z_BC, height_BC)
-    order_BC = compared_BC.argsort(dim=1)
-    z_BC, compared_BC = z_BC.gather(1, order_BC), compared_BC.gather(1, order_BC)
-    best, other_cost_B, other_z_B = _two_fits(spectra, z_BC, compared_BC, grid_Z)
+    candidates = _compared(spectra, grid_Z[place_BC.to(grid_Z.device)], height_BC)
+    best, other_cost_B, other_z_B = _two_fits(spectra, candidates)
     found = _Found(spectra, best, other_z_B, other_cost_B)
     empty_B0 = gain_BZ.new_empty(len(batch), 0)
     log_BZ = _log_posterior(scan, data, spectra, best) if posterior else empty_B0
     return found.result(grid_Z, log_BZ)
 
 
-def _compared(spectra: Spectra, z_BC: Tensor, height_BC: Tensor) -> Tensor:
-    """Return what the candidates cost after one step of least squares, as it is expected.
+@dataclass(frozen=True)
+class _Candidates:
+    """Peaks of the scan, the one that is expected to cost least first.
 
-    Infinite where there is none. The restframe is that of the encoder for all of them.
+    Attributes:
+        z: Shape (B, C), float64.
+        cost: As expected after a step of least squares, shape (B, C); infinite where none is.
+        s: Latents after that step, shape (B, C, S).
     """
-    costs = []
+
+    z: Tensor
+    cost: Tensor
+    s: Tensor
+
+
+def _compared(spectra: Spectra, z_BC: Tensor, height_BC: Tensor) -> _Candidates:
+    """Order candidates by what they cost after one step of least squares, as it is expected."""
+    model, start = spectra.model, spectra.start
+    slopes = model.decode_slopes(start)
+    costs, steps = [], []
     for z_B, height_B in zip(z_BC.unbind(1), height_BC.unbind(1), strict=True):
-        at = evaluate(spectra, spectra.start, z_B)
-        made = equations(spectra, at, free_z=True)
-        step_BP = _bounded(made)
-        change_B = (step_BP * (made.right - 0.5 * (made.gram @ step_BP[..., None])[..., 0])).sum(1)
-        cost_B = at.cost.to(change_B) - 2 * change_B
-        positive_B = (at.factor > 0) & height_B.isfinite()
-        costs.append(torch.where(positive_B.to(cost_B.device), cost_B, torch.inf))
-    return torch.stack(costs, dim=1).to(z_BC.device)
+        at = weighed(spectra, start, z_B, spectra.observe(slopes[0], z_B))
+        made = equations(spectra, at, free_z=True, slopes=slopes)
+        step_BP = newton(made)
+        gain_B = (step_BP * made.right).sum(dim=1)
+        there_B = (at.factor > 0) & height_B.isfinite()
+        cost_B = at.cost.to(gain_B) - gain_B
+        costs.append(torch.where(there_B.to(cost_B.device), cost_B, torch.inf))
+        steps.append(step_BP)
+    cost_BC = torch.stack(costs, dim=1)
+    order_BC = cost_BC.argsort(dim=1, stable=True)
+    step_BCP = torch.stack(steps, dim=1)
+    step_BCP = step_BCP.gather(1, order_BC[..., None].expand_as(step_BCP))
+    s_BCS = start[:, None] + step_BCP[..., : start.shape[1]].to(start.device, start.dtype)
+    order_BC = order_BC.to(z_BC.device)
+    shift_BC = step_BCP[..., -1].to(z_BC)
+    z_BC = (1 + z_BC.gather(1, order_BC)) * shift_BC.clamp(-LONGEST, LONGEST).exp() - 1
+    return _Candidates(z_BC, cost_BC.to(z_BC.device).gather(1, order_BC), s_BCS)
 
 
-def _bounded(made: Equations) -> Tensor:
-    """Return the step of least squares, not beyond a bin of the scan in redshift."""
-    ridge = made.gram.diagonal(dim1=1, dim2=2) * 1e-6 + 1e-12
-    step_BP: Tensor = torch.linalg.solve(made.gram + torch.diag_embed(ridge), made.right)
-    return step_BP
+def _two_fits(spectra: Spectra, found: _Candidates) -> tuple[Fitted, Tensor, Tensor]:
+    """Fit the two best candidates; return the better, and cost and redshift of the other.
 
+    A second one that is far from being as good as the first is not fitted: what it costs is what
+    was expected of it.
+    """
 
-def _two_fits(
-    spectra: Spectra, z_BC: Tensor, compared_BC: Tensor, grid_Z: Tensor
-) -> tuple[Fitted, Tensor, Tensor]:
-    """Fit the two best candidates; return the better, and cost and redshift of the other."""
-    fits = []
-    for k in range(min(_FITTED, z_BC.shape[1])):
-        made = fit(spectra, spectra.start, z_BC[:, k], STEPS, free_z=True, tolerance=_TOLERANCE)
-        fits.append(made)
-    first, second = fits[0], fits[-1]
-    lost_B = ~compared_BC[:, 1].isfinite()
-    second.cost.masked_fill_(lost_B.to(second.cost.device), torch.inf)
-    best, swapped_B = first.better_of(second)
-    other, _ = second.better_of(first) if False else (second, None)
-    other_cost_B = torch.where(swapped_B, first.cost, other.cost)
-    other_z_B = torch.where(swapped_B.to(first.z.device), first.z, other.z)
-    return best, other_cost_B, other_z_B
+    def arrive(k: int, rows_B: Tensor) -> Fitted:
+        s_BS, z_B = found.s[rows_B, k], found.z[rows_B, k]
+        return minimise(spectra[rows_B], s_BS, z_B, STEPS, free_z=True, tolerance=_TOLERANCE)
+
+    every_B = torch.arange(len(found.z), device=found.z.device)
+    first = arrive(0, every_B)
+    cost_B, z_B = found.cost[:, 1].clone(), found.z[:, 1].clone()
+    pixels_B = (spectra.weight > 0).sum(dim=1).clamp(min=1)
+    hopeless_B = _HOPELESS * (first.chi2 / pixels_B).clamp(min=1).to(cost_B)
+    rows_B = (cost_B < first.cost.to(cost_B) + hopeless_B).nonzero()[:, 0]
+    if len(rows_B) == 0:
+        return first, cost_B, z_B
+    second = arrive(1, rows_B)
+    better, swapped_B = first[rows_B].better_of(second)
+    cost_B[rows_B] = torch.where(swapped_B, first.cost[rows_B], second.cost).to(cost_B)
+    z_B[rows_B] = torch.where(swapped_B.to(z_B.device), first.z[rows_B], second.z)
+    return first.with_rows(rows_B, better), cost_B, z_B
 
 
 @dataclass(frozen=True)
@@ -218,8 +247,7 @@ class _Found:
 
     def result(self, grid_Z: Tensor, log_BZ: Tensor) -> Redshifts:
         best, spectra = self.best, self.spectra
-        made = equations(spectra, best, free_z=True)
-        zerr_B = _uncertainty(made).to(best.z) * (1 + best.z)
+        zerr_B = _uncertainty(spectra, best).to(best.z) * (1 + best.z)
         pixels_B = ((spectra.weight > 0) & (best.y != 0)).sum(dim=1)
         reduced_B = best.chi2 / (pixels_B - 2 - best.s.shape[1]).clamp(min=1)
         fitted_B = (pixels_B >= _LEAST_PIXELS) & (best.factor > 0) & best.cost.isfinite()
@@ -256,14 +284,21 @@ class _Found:
         )
 
 
-def _uncertainty(made: Equations) -> Tensor:
-    """Return the standard deviation of ln(1 + z), shape (B,)."""
-    ridge = made.gram.diagonal(dim1=1, dim2=2).clamp(min=1e-30) * 1e-12
-    inverse: Tensor = torch.linalg.inv(made.gram + torch.diag_embed(ridge))
-    row_BP = inverse[:, -1]
-    plain_B = row_BP[:, -1]
-    robust_B = ((row_BP[:, None] @ made.scatter)[:, 0] * row_BP).sum(dim=1)
-    return torch.maximum(plain_B, robust_B).clamp(min=0).sqrt()
+def _uncertainty(spectra: Spectra, best: Fitted) -> Tensor:
+    """Return the standard deviation of ln(1 + z), shape (B,), float64.
+
+    The larger of that of least squares, which believes in the noise, and of that in which each
+    pixel is as uncertain as its residual (White 1980, Econometrica 48, 817).
+    """
+    jacobian_BPL, residual_BL = linearised(spectra, best, free_z=True)
+    gram_BPP = with_prior(jacobian_BPL @ jacobian_BPL.mT, spectra.prior, best.s.shape[1])
+    jacobian_BPL *= residual_BL[:, None]
+    scatter_BPP = with_prior(jacobian_BPL @ jacobian_BPL.mT, spectra.prior, best.s.shape[1])
+    ridge_BP = gram_BPP.diagonal(dim1=1, dim2=2).clamp(min=1e-30) * 1e-12
+    inverse_BPP: Tensor = torch.linalg.inv(gram_BPP + torch.diag_embed(ridge_BP))
+    row_BP = inverse_BPP[:, -1]
+    robust_B = ((row_BP[:, None] @ scatter_BPP)[:, 0] * row_BP).sum(dim=1)
+    return torch.maximum(row_BP[:, -1], robust_B).clamp(min=0).sqrt()
 
 
 def _log_posterior(
