@@ -132,6 +132,7 @@ def evaluate(spectra: Spectra, s_BS: Tensor, z_B: Tensor) -> Fitted:
 
 
 def weighed(spectra: Spectra, s_BS: Tensor, z_B: Tensor, y_BL: Tensor) -> Fitted:
+    """Return how well models as observed, shape (B, L), fit with their best amplitudes."""
     factor_B = amplitude(y_BL, spectra.flux, spectra.weight)
     residual_BL = spectra.flux - factor_B[:, None] * y_BL
     chi2_B = (spectra.weight * residual_BL.square()).sum(dim=1)

@@ -22,6 +22,7 @@ from spender_core.errors import (
 from spender_core.grid import Grid, as_grid
 from spender_core.interfaces.instrument import Instrument
 from spender_core.interfaces.least_squares import slopes_of
+from spender_core.interfaces.measuring import MeasuresRedshifts
 from spender_core.interfaces.reconstruction import Reconstruction
 from spender_core.interfaces.redshifts import check_redshifts, known_redshifts, redshifts
 from spender_core.interfaces.refining import refined
@@ -30,7 +31,7 @@ from spender_core.ops.resampler import Resampler
 from spender_core.records import ModelCard
 
 
-class Model(nn.Module, ABC):
+class Model(MeasuresRedshifts, nn.Module, ABC):
     """Describes restframe spectra by a few latents. Three members are required.
 
     A subclass implements `encode_flux`, `decode` and `config`, and passes to this
@@ -277,18 +278,6 @@ class Model(nn.Module, ABC):
             factor_B1 = amplitude(y_BL, flux_BL, w_BL * valid_BL)[:, None]
             x_BR, y_BL = x_BR * factor_B1, y_BL * factor_B1
         return Reconstruction(s_BS, x_BR, y_BL, valid_BL)
-
-    def redshift(self, batch, instrument=None, z_range=None, prior=1.0, posterior=False):
-        from spender_core.interfaces.redshifting import measured
-        batch=self._at_home(batch); _, observer=self._input(batch, instrument)
-        return measured(self,batch,observer,z_range or self.card.z_range,prior,posterior)
-
-    def scan(self, instrument, z_range):
-        from spender_core.ops.scanning import Scan
-        key=(instrument.grid.sha256,z_range)
-        if not hasattr(self,"_scans"): self._scans={}
-        if key not in self._scans: self._scans[key]=Scan(self.rest,instrument.grid,z_range)
-        return self._scans[key]
 
     def forward(
         self,

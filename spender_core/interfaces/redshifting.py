@@ -6,6 +6,7 @@ at most C a spectrum.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from enum import IntFlag
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from spender_core.errors import InputError
 from spender_core.interfaces.least_squares import (
     LONGEST,
     Fitted,
@@ -41,8 +41,9 @@ CANDIDATES = 5
 STEPS = 12
 """Most steps of the fits."""
 _LEAST_PIXELS = 20
-_SMALL_GAIN = 9.0
-_POOR = 0.2
+_SMALL_GAIN = 15.0
+_POOR = 0.1
+_NOISE = 4.0
 _BROAD = 1e-3
 _TOLERANCE = 0.02
 _CHUNK = 32
@@ -54,15 +55,15 @@ class ZFlag(IntFlag):
 
     SECOND = 1
     """Another redshift fits nearly as well: `delta_chi2`, over the reduced chi square where that
-    is above 1, is below 9."""
+    is above 1, is below 15."""
     EDGE = 2
     """The best redshift is at an end of the range that was searched: the true one may be beyond."""
     NO_FIT = 4
     """There is nothing to fit: too few good pixels that the model reaches, or no positive
     amplitude anywhere. z is NaN."""
     POOR_FIT = 8
-    """The model leaves more than 20 percent (root mean square, weighted) of the spectrum
-    unexplained, beyond its noise: perhaps of another class of objects."""
+    """The model leaves more than 10 percent (root mean square, weighted) of the spectrum
+    unexplained, beyond its noise: perhaps of another class of objects, or spoiled."""
     BROAD = 16
     """zerr is above 0.001 (1 + z)."""
 
@@ -95,8 +96,9 @@ class Redshifts:
         flags: Bits of `ZFlag`, shape (B,), int64; 0 where nothing is doubtful.
         latents: Latents of the best fit, shape (B, S); those of the encoder where z is NaN.
         grid: Redshifts at which `log_posterior` is, shape (Z,), float64.
-        log_posterior: Natural logarithm of the probability density of z on the grid, shape (B, Z),
-            with a flat prior over the grid; empty unless asked for.
+        log_posterior: Natural logarithm of the probability that z is in the step about each
+            redshift of the grid, shape (B, Z), where all steps are equally likely beforehand;
+            shape (B, 0) unless asked for. Amplitudes are at their best; latents are those of the fit.
     """
 
     z: Tensor
@@ -135,17 +137,23 @@ def measured(
     model: Model,
     batch: SpectrumBatch,
     instrument: Instrument,
-    z_range: tuple[float, float],
+    scan: Scan,
     prior: float,
-    posterior: bool = False,
+    finest: Scan | None = None,
 ) -> Redshifts:
-    """Measure redshifts as `Model.redshift` says, of a batch on the model's device."""
-    if not prior > 0:
-        raise InputError(f"prior is a width above 0, not {prior!r}")
-    scan = model.scan(instrument, z_range)
+    """Measure redshifts as `Model.redshift` says.
+
+    Args:
+        model: The model.
+        batch: Spectra, on its device; their redshifts are not looked at.
+        instrument: Which observed them.
+        scan: Of the range of redshifts.
+        prior: Standard deviation of latents about those of the encoder.
+        finest: A scan of the same range with an amplitude alone, if the posterior is wanted.
+    """
     starts = range(0, max(1, len(batch)), _CHUNK)
-    chunks = [batch[start : start + _CHUNK] for start in starts]
-    return Redshifts.cat(_measure(model, part, instrument, scan, prior, posterior) for part in chunks)
+    chunks = (batch[start : start + _CHUNK] for start in starts)
+    return Redshifts.cat(_measure(model, part, instrument, scan, prior, finest) for part in chunks)
 
 
 def _measure(
@@ -154,7 +162,7 @@ def _measure(
     instrument: Instrument,
     scan: Scan,
     prior: float,
-    posterior: bool,
+    finest: Scan | None,
 ) -> Redshifts:
     s_BS = model.encode(batch, instrument)
     lsf = model.lsf_of(batch)
@@ -162,14 +170,13 @@ def _measure(
     data = scan.spectra(spectra.flux, spectra.weight)
     gain_BZ = scan.gain(data, model.decode(s_BS)).nan_to_num(0.0)
     grid_Z = scan.z.to(coordinate_device(gain_BZ.device))
-    apart = round(APART / scan.step)
-    place_BC, height_BC = peaks(gain_BZ, CANDIDATES, apart)
+    place_BC, height_BC = peaks(gain_BZ, CANDIDATES, round(APART / scan.step))
     candidates = _compared(spectra, grid_Z[place_BC.to(grid_Z.device)], height_BC)
     best, other_cost_B, other_z_B = _two_fits(spectra, candidates)
-    found = _Found(spectra, best, other_z_B, other_cost_B)
-    empty_B0 = gain_BZ.new_empty(len(batch), 0)
-    log_BZ = _log_posterior(scan, data, spectra, best) if posterior else empty_B0
-    return found.result(grid_Z, log_BZ)
+    log_BZ = torch.empty(len(batch), 0, dtype=torch.float64, device=grid_Z.device)
+    if finest is not None:
+        log_BZ = _log_posterior(spectra, best, finest)
+    return _Found(spectra, best, other_z_B, other_cost_B).result(grid_Z, log_BZ)
 
 
 @dataclass(frozen=True)
@@ -240,12 +247,15 @@ def _two_fits(spectra: Spectra, found: _Candidates) -> tuple[Fitted, Tensor, Ten
 
 @dataclass(frozen=True)
 class _Found:
+    """The best fit of each spectrum, and what the other one costs."""
+
     spectra: Spectra
     best: Fitted
     other_z: Tensor
     other_cost: Tensor
 
     def result(self, grid_Z: Tensor, log_BZ: Tensor) -> Redshifts:
+        """Return what is told of it, with flags."""
         best, spectra = self.best, self.spectra
         zerr_B = _uncertainty(spectra, best).to(best.z) * (1 + best.z)
         pixels_B = ((spectra.weight > 0) & (best.y != 0)).sum(dim=1)
@@ -257,10 +267,9 @@ class _Found:
         apart_B = ((self.other_z - best.z).abs() > APART * (1 + best.z)) & ~none_B
         delta_B = delta_B.masked_fill(~(apart_B.to(delta_B.device)), torch.inf)
         power_B = (spectra.weight * spectra.flux.square()).sum(dim=1)
-        excess_B = (best.chi2 - pixels_B).clamp(min=0) / (power_B - pixels_B).clamp(min=1)
-        step = float((grid_Z[1] - grid_Z[0]) / (1 + grid_Z[0]))
-        margin_B = step * (1 + best.z)
-        at_edge_B = (best.z < grid_Z[0] + margin_B) | (best.z > grid_Z[-1] - margin_B)
+        noise_B = pixels_B + _NOISE * (2 * pixels_B).sqrt()
+        excess_B = (best.chi2 - noise_B).clamp(min=0) / (power_B - pixels_B).clamp(min=1)
+        at_edge_B = (best.z <= grid_Z[0]) | (best.z >= grid_Z[-1])
         where = {
             ZFlag.SECOND: delta_B < _SMALL_GAIN * reduced_B.clamp(min=1).to(delta_B),
             ZFlag.EDGE: at_edge_B & ~none_B,
@@ -301,12 +310,22 @@ def _uncertainty(spectra: Spectra, best: Fitted) -> Tensor:
     return torch.maximum(row_BP[:, -1], robust_B).clamp(min=0).sqrt()
 
 
-def _log_posterior(
-    scan: Scan, data: tuple[Tensor, Tensor], spectra: Spectra, best: Fitted
-) -> Tensor:
-    """Return the logarithm of the posterior on the grid of the scan, shape (B, Z)."""
-    gain_BZ = scan.gain(data, spectra.model.decode(best.s)).double()
-    log_BZ = 0.5 * gain_BZ
-    width_Z = torch.tensor(scan.z.numpy()).to(log_BZ).gradient()[0] if False else scan.z.diff()
-    width_Z = torch.cat([width_Z, width_Z[-1:]]).to(log_BZ)
-    return log_BZ - (log_BZ + width_Z.log()).logsumexp(dim=1, keepdim=True)
+def _log_posterior(spectra: Spectra, best: Fitted, scan: Scan) -> Tensor:
+    """Return the logarithm of the probability in each step of the scan, shape (B, Z).
+
+    The restframe is that of the best fit. Steps are wider than its peak: what that holds between
+    two of them is added by the method of Laplace.
+    """
+    data = scan.spectra(spectra.flux, spectra.weight)
+    gain_BZ = scan.gain(data, spectra.model.decode(best.s)).nan_to_num(0.0)
+    width_B = _uncertainty(spectra, best)
+    log_BZ = 0.5 * gain_BZ.to(width_B)
+    power_B = (spectra.weight * spectra.flux.square()).sum(dim=1)
+    mass_B = (math.sqrt(2 * math.pi) / scan.step * width_B).clamp(min=1e-30).log()
+    mass_B = mass_B + 0.5 * (power_B - best.chi2).to(mass_B)
+    steps_Z = scan.z.log1p().to(mass_B)
+    nearest_B = ((best.z.to(mass_B).log1p() - steps_Z[0]) / scan.step).round().long()
+    nearest_B1 = nearest_B.clamp(0, len(steps_Z) - 1)[:, None]
+    peak_B1 = torch.maximum(log_BZ.gather(1, nearest_B1), mass_B[:, None])
+    log_BZ = log_BZ.scatter(1, nearest_B1, peak_B1)
+    return log_BZ - log_BZ.logsumexp(dim=1, keepdim=True)

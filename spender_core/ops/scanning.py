@@ -78,8 +78,9 @@ class Scan:
         inside = (centres > log_rest[0]) & (centres < log_rest[-1])
         self._left_M = torch.from_numpy(left)
         self._share_2M = torch.from_numpy(np.where(inside, [1 - share, share], 0.0))
-        self._powers_JN = torch.linspace(-1, 1, self._bins, dtype=torch.float64)[None] ** (
-            torch.arange(2 * order + 1)[:, None]
+        self._powers_JN = (
+            torch.linspace(-1, 1, self._bins, dtype=torch.float64)[None]
+            ** (torch.arange(2 * order + 1)[:, None])
         )
         self._order = order
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
@@ -126,7 +127,8 @@ class Scan:
         spectrum_BF = torch.fft.rfft(x_BM, self._size)
         made_BJM = torch.fft.irfft(data.conj() * spectrum_BF[:, None], self._size)
         # the model's first bin is at the highest redshift: lag 0 is the last of the grid
-        return made_BJM[..., : len(self.z)].flip(-1)
+        made_BJZ: Tensor = made_BJM[..., : len(self.z)].flip(-1)
+        return made_BJZ
 
     def _tables_like(self, like: Tensor) -> tuple[Tensor, ...]:
         key = like.device, like.dtype
