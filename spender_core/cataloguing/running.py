@@ -119,17 +119,15 @@ def run(
     folder = Path(folder).absolute()
     with _alone(folder):
         _prepare(folder, plan, overwrite)
-        tools = worker.tools_of(plan.how, "cpu")  # refused here, before any worker is started
-        assert tools.model.card is not None
         done = Done(folder, len(plan.parts))
         tasks = list(_unfinished(folder, plan, done, device, retry))
         tell = _telling(plan, done, progress)
-        tell()
+        tell(-1)
         for outcome in _outcomes(tasks, workers, scheduler):
             if outcome.ends:
                 raise SpenderError(outcome.error)
             _note(done, outcome)
-            tell()
+            tell(outcome.number)
         done.listed = parts.write_listing(folder, _listing(plan, done))
     return done
 
@@ -138,11 +136,11 @@ def _outcomes(tasks: list[Task], workers: int | None, scheduler: str | None) -> 
     if scheduler is None and workers == 0:
         yield from map(worker.run, tasks)
     elif tasks:
-        from spender_core.cataloguing.cluster import connected
+        from spender_core.cataloguing.cluster import connected, processors
         from spender_core.cataloguing.dispatch import dispatched
 
         if scheduler is None:
-            workers = min(workers, len(tasks)) if workers else workers
+            workers = min(workers or processors(), len(tasks))
         with connected(workers, scheduler) as client:
             yield from dispatched(client, tasks)
 
@@ -223,19 +221,21 @@ def _note(done: Done, outcome: Outcome) -> None:
     done.seconds += outcome.seconds
 
 
-def _telling(plan: Plan, done: Done, report: Report | None) -> Callable[[], None]:
-    def tell() -> None:
+def _telling(plan: Plan, done: Done, report: Report | None) -> Callable[[int], None]:
+    """Return what tells of one more partition, which has come to its end, or of none (-1)."""
+    expected, failures = sum(plan.expected), done.failures
+    ended = sum(plan.expected[number] for number in done.abouts)
+
+    def tell(number: int) -> None:
+        nonlocal ended, failures
+        if number >= 0:
+            ended += plan.expected[number]
+            failures += done.abouts[number].failures if number in done.abouts else 0
         if report is not None:
-            ended = done.abouts.keys() | done.errors.keys()
+            parts_ended, failed = len(done.abouts) + len(done.errors), len(done.errors)
             report(
                 Progress(
-                    len(ended),
-                    done.of,
-                    done.measured,
-                    sum(plan.expected[number] for number in ended),
-                    sum(plan.expected),
-                    done.failures,
-                    len(done.errors),
+                    parts_ended, done.of, done.measured, ended, expected, failures, failed
                 )
             )
 

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from spender_core import registry
 from spender_core.archives.location import is_remote, normal, redacted
-from spender_core.cataloguing.plan import Group, How, Plan, Sources
+from spender_core.cataloguing.measuring import measures_redshifts
+from spender_core.cataloguing.plan import Group, How, Plan, Sources, Weights
+from spender_core.cataloguing.worker import tools_of
 from spender_core.datasets.layout import MANIFEST, SPLITS
 from spender_core.datasets.reading import Dataset
 from spender_core.datasets.sourcing import key_of
-from spender_core.errors import FileError, InputError, SpenderError
+from spender_core.errors import FileError, InputError, SpenderError, UnknownNameError
 from spender_core.interfaces import Instrument
 from spender_core.interfaces.asked import listed
 from spender_core.interfaces.loader import Source
@@ -31,6 +33,51 @@ FILES, LARGE_FILES, IDS, ROWS = 2048, 4, 2048, 4096
 
 TRIED = 16
 """Files that are tried to find out the instrument."""
+
+
+def how(
+    instrument: str,
+    model: str | None = None,
+    *,
+    flow: str | None = None,
+    everything: bool = False,
+    refine: int = 0,
+    redshift: bool = False,
+    root: str | None = None,
+    release: str | None = None,
+) -> How:
+    """Return what to measure, with models by name, path or URL brought into the cache.
+
+    Args:
+        instrument: Name of the instrument.
+        model: Encoder and decoder; the embedded one of the instrument if None.
+        flow: Density of the model's latents, for the column logP.
+        everything: Keep spectra that fail the survey's quality cuts.
+        refine: Steps from the encoder's latents to those that fit best, where z is known.
+        redshift: Measure redshifts.
+        root: For ids: a copy of the archive.
+        release: For ids: the data release.
+
+    Raises:
+        UnknownNameError: There is no such instrument or model, or none is embedded.
+        SpenderError: The model does not serve the instrument, or as `registry.load`.
+    """
+    grid = registry.instrument(instrument).grid.sha256
+    if model is None:
+        card = registry.embedded(instrument)
+        if card is None:
+            raise UnknownNameError(
+                "embedded model for instrument", instrument, registry.list(), "Use --model."
+            )
+        model = card.name
+    made = How(
+        instrument, grid, Weights.of(model), None if flow is None else Weights.of(flow),
+        everything, refine, redshift, root, release,
+    )  # fmt: skip
+    tools = tools_of(made, "cpu")  # refuses what does not fit together
+    if redshift and not measures_redshifts(tools.model):
+        raise InputError(f"the model {made.model.name!r} measures no redshifts; leave them out")
+    return made
 
 
 def is_dataset(source: str) -> bool:
