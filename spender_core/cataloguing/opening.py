@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from astropy.table import Table
 
 
-def read(
-    folder: str | Path, columns: Sequence[str] | None = None, partial: bool = False
-) -> Table:
+def read(folder: str | Path, columns: Sequence[str] | None = None, partial: bool = False) -> Table:
     """Read a catalogue, in the order of its parts.
 
     Args:
@@ -102,9 +100,10 @@ def _tables(
 def _table(path: Path, columns: Sequence[str] | None) -> Any:
     pa, pq = parquet()
     try:
-        with path.open("rb") as file, pq.ParquetFile(
-            file, page_checksum_verification=True
-        ) as opened:
+        with (
+            path.open("rb") as file,
+            pq.ParquetFile(file, page_checksum_verification=True) as opened,
+        ):
             names = opened.schema_arrow.names
             unknown = [name for name in columns or () if name not in names]
             if unknown:

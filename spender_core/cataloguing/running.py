@@ -198,9 +198,7 @@ def _prepare(folder: Path, plan: Plan, overwrite: bool) -> None:
     parts.sweep(folder, plan.hash, len(plan.parts))
 
 
-def _unfinished(
-    folder: Path, plan: Plan, done: Done, device: str, retry: bool
-) -> Iterator[Task]:
+def _unfinished(folder: Path, plan: Plan, done: Done, device: str, retry: bool) -> Iterator[Task]:
     """Yield the partitions that are to be done, and note those that are finished."""
     for number in range(len(plan.parts)):
         about = parts.found(folder, number, plan.hash)
@@ -233,11 +231,7 @@ def _telling(plan: Plan, done: Done, report: Report | None) -> Callable[[int], N
             failures += done.abouts[number].failures if number in done.abouts else 0
         if report is not None:
             parts_ended, failed = len(done.abouts) + len(done.errors), len(done.errors)
-            report(
-                Progress(
-                    parts_ended, done.of, done.measured, ended, expected, failures, failed
-                )
-            )
+            report(Progress(parts_ended, done.of, done.measured, ended, expected, failures, failed))
 
     return tell
 
@@ -252,4 +246,3 @@ def _listing(plan: Plan, done: Done) -> Iterator[tuple[str, Failure]]:
         elif done.abouts[number].failures:
             for failure in parts.failures(done.folder, number):
                 yield name, failure
-

@@ -181,7 +181,9 @@ def instrument_of_dataset(root: str) -> str:
     """
     about = Dataset(_absolute(root)).about
     if about is None:
-        raise InputError(f"{redacted(root)} does not say its instrument; give it: --instrument NAME")
+        raise InputError(
+            f"{redacted(root)} does not say its instrument; give it: --instrument NAME"
+        )
     return about.instrument
 
 

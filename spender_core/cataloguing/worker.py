@@ -214,5 +214,3 @@ def _ended(task: Task, error: str) -> Outcome:
 
 def _shown(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if isinstance(error, SpenderError) else told(error)
-
-

@@ -11,6 +11,7 @@ from spender_core.batch import Flag, SpectrumBatch
 from spender_core.errors import InputError, SpenderError, UnknownNameError
 from spender_core.interfaces import Instrument, Model
 
+
 @dataclass
 class Models:
     """Loads each model once: the one asked for, or the one embedded for an instrument.
