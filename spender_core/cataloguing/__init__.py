@@ -1,10 +1,7 @@
 """Catalogues: what models say of millions of spectra, in a folder of Parquet files.
 
->>> from spender_core import cataloguing
->>> how = cataloguing.how("sdss", "sdss_demo")  # doctest: +SKIP
->>> plan = cataloguing.of_dataset(how, "sdss-dataset")  # doctest: +SKIP
->>> done = cataloguing.run(plan, "catalogue", workers=4)  # doctest: +SKIP
->>> table = cataloguing.read("catalogue", columns=["PLATE", "MJD", "FIBERID", "s_0"])  # doctest: +SKIP
+A `How` says what is measured and by which model; a `Plan`, of which spectra, in which partitions;
+`run` carries it out, or what is left of it; `read` opens what came of it.
 """
 
 from spender_core.cataloguing.opening import merge, read

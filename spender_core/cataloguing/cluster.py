@@ -104,7 +104,7 @@ def _local(distributed: Any, workers: int) -> Iterator[Any]:
 def deaf(distributed: Any) -> Any:
     """Return a plugin by which a worker leaves Ctrl-C to the process that has started it."""
 
-    class Deaf(distributed.WorkerPlugin):  # type: ignore[misc, name-defined]
+    class Deaf(distributed.WorkerPlugin):  # type: ignore[misc]
         """Ctrl-C on a terminal goes to all processes; workers would tell it at length."""
 
         name = "spender-deaf"

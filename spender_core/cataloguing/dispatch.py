@@ -83,7 +83,8 @@ def _submitted(client: Any, task: Task, suffix: str) -> Any:
 
 def _room(client: Any) -> int:
     """Return how many partitions the scheduler may have; a worker may come at any time."""
-    return max(2, AHEAD * sum(client.nthreads().values()))
+    threads: int = sum(client.nthreads().values())
+    return max(2, AHEAD * threads)
 
 
 def _ended(client: Any, waiting: dict[Any, Task]) -> list[Any]:

@@ -147,12 +147,15 @@ def write_listing(folder: Path, rows: Iterable[tuple[str, Failure]]) -> int:
     from csv import writer
 
     number = 0
-    with replacing(folder / LISTING) as temporary:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            lines = writer(file, lineterminator="\n")
-            lines.writerow(("part", *_NAMES))
-            for number, (part, one) in enumerate(rows, 1):  # noqa: B007
-                lines.writerow((part, *(printable(getattr(one, name)) for name in _NAMES)))
+    with (
+        replacing(folder / LISTING) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        lines = writer(file, lineterminator="\n")
+        lines.writerow(("part", *_NAMES))
+        for part, one in rows:
+            lines.writerow((part, *(printable(getattr(one, name)) for name in _NAMES)))
+            number += 1
     return number
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -198,7 +197,7 @@ class Plan:
 
     def task(self, number: int, folder: Path, device: str, again: bool) -> Task:
         """Return the task of a partition."""
-        there = os.path.abspath(folder)
+        there = str(folder.absolute())
         return Task(number, self.hash, there, self.how, self.parts[number], device, again)
 
 
@@ -226,7 +225,7 @@ def versions() -> dict[str, str]:
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Return in words what two plans, as they are told, differ in."""
     flat = [dict(_flat(plan)) for plan in (old, new)]
-    names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
+    names = [name for name in flat[1] if flat[0].get(name) != flat[1][name]]
     found = [f"{n} {flat[0].get(n)!s:.80}, now {flat[1].get(n)!s:.80}" for n in names]
     if not found and old.get("partitions") != new.get("partitions"):
         found.append("other sources, or other partitions of them")

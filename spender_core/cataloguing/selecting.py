@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from spender_core import registry
 from spender_core.archives.location import is_remote, normal, redacted
 from spender_core.cataloguing.measuring import measures_redshifts
-from spender_core.cataloguing.plan import Group, How, Plan, Sources, Weights
+from spender_core.cataloguing.plan import Group, How, Plan, Weights
 from spender_core.cataloguing.worker import tools_of
 from spender_core.datasets.layout import MANIFEST, SPLITS
 from spender_core.datasets.reading import Dataset
@@ -160,7 +160,7 @@ def of_dataset(how: How, root: str, size: int | None = None) -> Plan:
         for split in SPLITS
         for one in dataset.groups(split)
     ]
-    parts: list[Sources] = []
+    parts: list[tuple[Group, ...]] = []
     waiting: list[Group] = []
     for group in groups:
         waiting.append(group)
@@ -170,7 +170,7 @@ def of_dataset(how: How, root: str, size: int | None = None) -> Plan:
     if waiting:
         parts.append(tuple(waiting))
     how = replace(how, dataset=dataset.root, fingerprint=dataset.fingerprint)
-    return Plan(how, "dataset", parts, [sum(one.rows for one in part) for part in parts])  # type: ignore[union-attr]
+    return Plan(how, "dataset", parts, [sum(one.rows for one in part) for part in parts])
 
 
 def instrument_of_dataset(root: str) -> str:
@@ -211,7 +211,7 @@ def _absolute(path: str) -> str:
         return path
     if not path:
         raise InputError("no path was given: it is empty; give the path or URL of a file")
-    return os.path.abspath(normal(path))
+    return os.path.normpath(Path(normal(path)).absolute())
 
 
 def _rows(entries: Sequence[Any]) -> NDArray[np.void]:
