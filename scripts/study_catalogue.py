@@ -98,7 +98,9 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return found
 
 
-def disturbed(line: Sequence[str], out: Path, of: int, kills: int, pids: tuple[int, int] | None) -> str:
+def disturbed(
+    line: Sequence[str], out: Path, of: int, kills: int, pids: tuple[int, int] | None
+) -> str:
     """Run a command, kill workers as parts appear, and at the end the scheduler; return what it told.
 
     Args:
@@ -122,7 +124,9 @@ def disturbed(line: Sequence[str], out: Path, of: int, kills: int, pids: tuple[i
         while not victims:
             victims = workers_of(nanny)
         victims[kill % len(victims)].send_signal(signal.SIGKILL)
-        print(f"  killed worker {kill + 1}, {len(list(out.glob('part-*')))} of {of} parts", flush=True)
+        print(
+            f"  killed worker {kill + 1}, {len(list(out.glob('part-*')))} of {of} parts", flush=True
+        )
     told = run.communicate()[0].decode()
     print(f"  killed the scheduler: {len(list(out.glob('part-*')))} of {of} parts", flush=True)
     print(f"  the run ended with status {run.returncode}: {told.strip()[-300:]}", flush=True)
@@ -147,7 +151,9 @@ def compare(name: str, folder: Path, n: int) -> None:
 
 def main() -> None:
     """Make mocks, disturb runs, and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--n", type=int, default=50_000, help="mock spectra")
     parser.add_argument("--kills", type=int, default=5, help="workers to kill")
@@ -161,7 +167,9 @@ def main() -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
     workers = ("--workers", str(asked.workers))
     begun = time.monotonic()
-    subprocess.run(command(folder / "dataset", folder / "clean", asked.partition, *workers), check=True)
+    subprocess.run(
+        command(folder / "dataset", folder / "clean", asked.partition, *workers), check=True
+    )
     of = len(digests(folder / "clean"))
     print(f"undisturbed: {of} parts in {time.monotonic() - begun:.1f} s", flush=True)
 
@@ -169,7 +177,7 @@ def main() -> None:
     out = folder / "scheduler"
     line = command(folder / "dataset", out, asked.partition)
     with cluster(folder, asked.workers) as (scheduler, nanny):
-        address = ("--scheduler", f"file://{folder / 'scheduler.json'}")
+        address = ("--scheduler", str(folder / "scheduler.json"))
         disturbed([*line, *address], out, of, asked.kills, (scheduler.pid, nanny.pid))
     with cluster(folder, asked.workers):
         subprocess.run([*line, *address], check=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from spender_core.errors import InputError, SpenderError
@@ -20,7 +23,8 @@ _THREADS = (
     "OPENBLAS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-_PATIENCE = "30s"
+_PATIENCE = "10s"
+_ADDRESS = re.compile(r"(?:(?:tcp|tls|ws|wss|ucx|ucxx)://)?[^\s/]+:[0-9]{1,5}")
 
 
 class SchedulerLostError(SpenderError):
@@ -57,7 +61,8 @@ def connected(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     Args:
         workers: Processes to start on this machine, each with one thread; as many as processors
             if None.
-        scheduler: Address of a scheduler to use instead, whose workers stay as they are.
+        scheduler: Address of a scheduler to use instead, or the file that it has written; its
+            workers stay as they are.
 
     Raises:
         SpenderError: Dask is not installed; or the scheduler cannot be reached.
@@ -118,12 +123,23 @@ def deaf(distributed: Any) -> Any:
 
 
 def _remote(distributed: Any, address: str) -> Any:
-    try:
-        return distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:  # a TimeoutError is an OSError
+    """Connect to a scheduler, by its address or the file that it has written."""
+    told = address
+    if Path(address).is_file():
+        try:
+            told = str(json.loads(Path(address).read_text(encoding="utf-8"))["address"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{address} is no file of a Dask scheduler: {error!s:.200}") from error
+    if not _ADDRESS.fullmatch(told):
         raise InputError(
-            f"no scheduler answers at {address!r:.200} ({type(error).__name__}); give the address that "
-            f"it has shown as it started, such as {ADDRESS}"
+            f"{told!r:.200} is no address of a scheduler; give one such as {ADDRESS}, or its file"
+        )
+    try:
+        return distributed.Client(told, timeout=_PATIENCE, set_as_default=False)
+    except OSError as error:  # a TimeoutError too
+        raise InputError(
+            f"no scheduler answers at {told} ({type(error).__name__}); give the address that it has "
+            f"shown as it started, such as {ADDRESS}"
         ) from error
 
 
