@@ -91,7 +91,8 @@ def _ended(client: Any, waiting: dict[Any, Task]) -> list[Any]:
     """Return the futures that have come to their end, after some time at most."""
     distributed = dask()
     try:
-        done = distributed.wait(list(waiting), timeout=POLL, return_when="FIRST_COMPLETED").done
+        with client.as_current():
+            done = distributed.wait(list(waiting), timeout=POLL, return_when="FIRST_COMPLETED").done
     except TimeoutError:
         done = set()
     if client.status != "running":
