@@ -151,7 +151,8 @@ def _close(client: Any) -> None:
 @contextmanager
 def _silent() -> Iterator[None]:
     """Let Dask not tell of workers that come and go: what matters is told at the end."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed.")]
+    loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio", *names)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
