@@ -30,6 +30,8 @@ LISTING = "_failures.csv"
 LOCK = "_lock"
 KEY = b"spender_catalogue"
 """Key of a part's metadata under which is what it says of itself, as JSON."""
+LENGTH = b"table::len::"
+"""Before the name of a column of text, the key of its longest text, as astropy has it."""
 
 _PART = re.compile(r"part-([0-9]{6,})\.parquet")
 

@@ -60,16 +60,20 @@ def merge(folder: str | Path, path: str | Path, partial: bool = False) -> int:
     if path.suffix != ".parquet":
         raise InputError(f"{path} must end in .parquet; `read` and astropy write other formats")
     _, pq = parquet()
-    rows, writer = 0, None
+    rows, writer, lengths = 0, None, dict[bytes, int]()
     with replacing(path) as temporary, temporary.open("wb") as file:
         try:
             for table in _tables(folder, _plan(folder), None, partial):
+                for key, value in (table.schema.metadata or {}).items():
+                    if key.startswith(layout.LENGTH):
+                        lengths[key] = max(int(value), lengths.get(key, 0))
                 table = table.replace_schema_metadata(None)
                 writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
                 writer.write_table(table)
                 rows += len(table)
         finally:
             if writer is not None:
+                writer.add_key_value_metadata({k: str(n) for k, n in lengths.items()})
                 writer.close()
     return rows
 

@@ -14,6 +14,7 @@ from spender_core.archives.writing import replacing
 from spender_core.cataloguing.layout import (
     FAILURES,
     KEY,
+    LENGTH,
     LISTING,
     MANIFEST,
     About,
@@ -57,7 +58,8 @@ def write(folder: Path, about: About, tables: Sequence[Any], failures: Sequence[
             raise FileError(f"cannot remove {path}: {error}") from error
     # in one chunk, so that the bytes do not depend on the pieces that the rows came in
     table = pa.concat_tables(tables).combine_chunks()
-    _write(folder / part_name(about.number), table.replace_schema_metadata(said))
+    lengths = {LENGTH + name.encode(): str(longest) for name, longest in _longest(table).items()}
+    _write(folder / part_name(about.number), table.replace_schema_metadata(said | lengths))
 
 
 def found(folder: Path, number: int, plan: str) -> About | None:
@@ -193,6 +195,18 @@ def _write(path: Path, table: Any) -> None:
             use_dictionary=text,
             write_page_checksum=True,
         )
+
+
+def _longest(table: Any) -> dict[str, int]:
+    """Return how long the texts of a table are at most, which astropy wants to know."""
+    pa, _ = parquet()
+    import pyarrow.compute as pc
+
+    return {
+        field.name: pc.max(pc.utf8_length(table[field.name])).as_py() or 1
+        for field in table.schema
+        if pa.types.is_string(field.type)
+    }
 
 
 def _about(path: Path) -> About | None:
