@@ -145,7 +145,7 @@ def _remote(distributed: Any, address: str) -> Any:
 
 def _close(client: Any) -> None:
     with suppress(Exception):
-        client.close(timeout=10)
+        client.close(timeout=10 if client.status == "running" else 1)
 
 
 @contextmanager

@@ -68,9 +68,7 @@ def test_quality_cuts_are_those_of_the_survey(files: list[str], tmp_path: Path) 
     assert 0 < done.rows < len(files)
 
 
-def test_ids_give_what_their_files_give(
-    real_data: Path, files: list[str], tmp_path: Path
-) -> None:
+def test_ids_give_what_their_files_give(real_data: Path, files: list[str], tmp_path: Path) -> None:
     instrument = registry.instrument("sdss")
     ids = Table(instrument.read(files, quality=False).ids)
     root = real_data / "sdss/sas"
