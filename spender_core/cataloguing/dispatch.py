@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
@@ -33,10 +34,11 @@ def dispatched(client: Any, tasks: Iterable[Task]) -> Iterator[Outcome]:
         SchedulerLostError: The scheduler does not answer any more.
     """
     suspects: list[Task] = []
-    yield from _window(client, iter(tasks), suspects)
+    run = uuid.uuid4().hex  # other runs of the same plan may use the scheduler
+    yield from _window(client, iter(tasks), suspects, run)
     for task in suspects:
         again: list[Task] = []
-        yield from _window(client, iter([task]), again, "-alone")
+        yield from _window(client, iter([task]), again, f"{run}-alone")
         if again:
             yield Outcome(
                 task.number,
@@ -46,7 +48,7 @@ def dispatched(client: Any, tasks: Iterable[Task]) -> Iterator[Outcome]:
 
 
 def _window(
-    client: Any, tasks: Iterator[Task], suspects: list[Task], suffix: str = ""
+    client: Any, tasks: Iterator[Task], suspects: list[Task], run: str
 ) -> Iterator[Outcome]:
     waiting: dict[Any, Task] = {}
     try:
@@ -55,7 +57,7 @@ def _window(
                 for _ in range(_room(client) - len(waiting)):
                     if (task := next(tasks, None)) is None:
                         break
-                    waiting[_submitted(client, task, suffix)] = task
+                    waiting[_submitted(client, task, run)] = task
                 if not waiting:
                     return
                 ended = _ended(client, waiting)
@@ -76,8 +78,8 @@ def _window(
             future.release()  # the scheduler forgets it
 
 
-def _submitted(client: Any, task: Task, suffix: str) -> Any:
-    key = f"spender-{task.plan}-{task.number}{suffix}"
+def _submitted(client: Any, task: Task, run: str) -> Any:
+    key = f"spender-{run}-{task.number}"
     return client.submit(worker.run, task, __version__, key=key, pure=False)
 
 
@@ -111,9 +113,14 @@ def _outcome(future: Any, task: Task) -> Outcome | None:
     error = future.exception()
     if isinstance(error, distributed.scheduler.KilledWorker):
         return None
-    if isinstance(error, ImportError):
-        text = f"a worker cannot measure: {error}; install the same packages for all workers"
-        return Outcome(task.number, error=text, ends=True)
+    if isinstance(error, ImportError) or "deserializ" in str(error):
+        text = " ".join(str(error).split())
+        return Outcome(
+            task.number,
+            error=f"scheduler or workers cannot take the task: {text:.200}; install the same packages "
+            "for the scheduler and all workers, spender-core and the plugins too",
+            ends=True,
+        )
     return Outcome(task.number, error=f"{type(error).__name__}: {error!s:.300}")
 
 

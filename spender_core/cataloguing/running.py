@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,9 @@ class Progress:
     failures: int
     failed: int
 
+
+_SHARED = (0, 1, 5, 15, 45)
+"""Seconds to wait, one after the other, until a file system shows what another machine wrote."""
 
 Report = Callable[[Progress], None]
 
@@ -123,11 +127,16 @@ def run(
         tasks = list(_unfinished(folder, plan, done, device, retry))
         tell = _telling(plan, done, progress)
         tell(-1)
+        elsewhere = scheduler is not None
         for outcome in _outcomes(tasks, workers, scheduler):
             if outcome.ends:
                 raise SpenderError(outcome.error)
+            if elsewhere and outcome.about is not None:  # of others it is known at the end
+                _check_there(plan, folder, [outcome.number], _SHARED)
+                elsewhere = False
             _note(done, outcome)
             tell(outcome.number)
+        _check_there(plan, folder, sorted(done.abouts), _SHARED if scheduler is not None else (0,))
         done.listed = parts.write_listing(folder, _listing(plan, done))
     return done
 
@@ -143,6 +152,25 @@ def _outcomes(tasks: list[Task], workers: int | None, scheduler: str | None) -> 
             workers = min(workers or processors(), len(tasks))
         with connected(workers, scheduler) as client:
             yield from dispatched(client, tasks)
+
+
+def _check_there(
+    plan: Plan, folder: Path, numbers: Sequence[int], patience: Sequence[float]
+) -> None:
+    """Check that parts are where they should be, once workers have written them.
+
+    Raises:
+        FileError: One is not.
+    """
+    for seconds in patience:
+        time.sleep(seconds)
+        numbers = [n for n in numbers if parts.found(folder, n, plan.hash) is None]
+        if not numbers:
+            return
+    raise FileError(
+        f"{folder / layout.part_name(numbers[0])} was written and is not there; the workers must have "
+        "the same folder under the same path, on a file system that they share with this process"
+    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -91,7 +92,8 @@ def run(task: Task, version: str = __version__) -> Outcome:
         with _loading:
             tools = tools_of(task.how, own_device(task.device))
     except Exception as error:
-        return _ended(task, f"a worker cannot measure: {_shown(error)}")
+        name = f"{_own_name()} on {socket.gethostname()}"
+        return _ended(task, f"the worker {name} cannot measure: {_shown(error)}")
     try:
         about, tables, failures = _measured(task, tools)
     except Exception as error:

@@ -177,3 +177,29 @@ def test_no_more_workers_than_partitions_and_one_thread_each(tmp_path: Path) -> 
         assert list(client.nthreads().values()) == [1]
         environment = client.run(lambda: __import__("os").environ["OMP_NUM_THREADS"])
         assert set(environment.values()) == {"1"}
+
+
+def test_a_cluster_without_the_package_is_told(
+    study: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler and its workers may come from another environment."""
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden/spender_core.py").write_text("raise ImportError('not for you')\n")
+    line = study.command(dataset, tmp_path / "catalogue", SIZE)
+    with monkeypatch.context() as patch:
+        there = os.environ.get("PYTHONPATH", "")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "hidden"), there]))
+        started = study.cluster(tmp_path, 1)
+        started.__enter__()
+    try:
+        ran = subprocess.run(
+            [*line, "--scheduler", str(tmp_path / "scheduler.json")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        started.__exit__(None, None, None)
+    assert ran.returncode == 1
+    (told,) = ran.stderr.splitlines()
+    assert "install the same packages for the scheduler and all workers" in told
