@@ -36,6 +36,7 @@ from spender_core.errors import (
     WeightsError,
 )
 from spender_core.interfaces import Flow, Instrument, Model
+from spender_core.native.memory import keep_freed
 
 _LISTED = 16
 """Sources that a part names in its metadata; of more, the first and the last."""
@@ -89,6 +90,8 @@ def run(task: Task, version: str = __version__) -> Outcome:
         if version != __version__:
             raise WeightsError(f"it has spender-core {__version__}, and the run {version}")
         torch.set_num_threads(1)  # as many workers as processors share them without more threads
+        if "MALLOC_TRIM_THRESHOLD_" in os.environ:
+            keep_freed()
         with _loading:
             tools = tools_of(task.how, own_device(task.device))
     except Exception as error:
