@@ -271,6 +271,11 @@ def _summary(done: cataloguing.Done, kinds: Counter[str], seconds: float) -> str
     return "; ".join(told)
 
 
-def is_folder(output: str | None) -> bool:
-    """Tell whether an output is to be a catalogue: its name ends in "/", or it is a folder."""
-    return output is not None and (output.endswith(("/", os.sep)) or Path(output).is_dir())
+def is_folder(output: str) -> bool:
+    """Tell whether an output is to be a catalogue: its name ends in "/", or it is one already."""
+    if output.endswith(("/", os.sep)):
+        return True
+    try:
+        return (Path(output) / layout.MANIFEST).is_file()
+    except (OSError, ValueError):  # a name that is no name
+        return False
