@@ -12,10 +12,11 @@ import typer
 
 from spender_core.archives.location import redacted
 from spender_core.cli.check import check
+from spender_core.cli.encoding import encode
 from spender_core.cli.finding import query, read
 from spender_core.cli.making import mock, new_encoder, prepare, push, train
 from spender_core.cli.new_plugin import new_plugin
-from spender_core.cli.options import SEEDS, All, Files, ModelOption, Overwrite, Refine
+from spender_core.cli.options import SEEDS, All, Files, ModelOption, Refine
 from spender_core.errors import SpenderError
 from spender_core.records import printable
 
@@ -201,28 +202,6 @@ def convert(
 
 
 @app.command()
-def encode(
-    files: Files,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Table: .fits, .ecsv or .parquet.")
-    ] = None,
-    model: ModelOption = None,
-    everything: All = False,
-    device: Annotated[str, typer.Option(help="Device of torch, e.g. cuda.")] = "cpu",
-    failures: Annotated[
-        Path | None,
-        typer.Option(help="Table of the files that could not be read: .ecsv, .fits or .csv."),
-    ] = None,
-    refine: Refine = 0,
-    overwrite: Overwrite = False,
-) -> None:
-    """Encode the spectra of files: latents and reduced chi square, to a table."""
-    from spender_core.cli.encode import run
-
-    run(files, output, model, everything, device, failures, refine, overwrite)
-
-
-@app.command()
 def plot(
     context: typer.Context,
     files: Files,
@@ -345,5 +324,5 @@ def evaluate(
     )
 
 
-for command in (query, read, mock, prepare, train, new_encoder, push, check, new_plugin):
+for command in (encode, query, read, mock, prepare, train, new_encoder, push, check, new_plugin):
     app.command()(command)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from spender_core import plot, registry
+from spender_core.cataloguing.measuring import Encoded, encode
 from spender_core.cli.draw import save
 from spender_core.cli.outputs import check_outputs
 from spender_core.cli.show import print_table
-from spender_core.cli.spectra import Encoded, encode
 from spender_core.datasets.mock import parametric
 from spender_core.datasets.mock.artefacts import Artefacts
 from spender_core.datasets.mock.conditions import Conditions

@@ -14,8 +14,9 @@ from spender_core import plot, registry
 from spender_core.archives.location import redacted
 from spender_core.archives.writing import replacing
 from spender_core.batch import Flag, SpectrumBatch
+from spender_core.cataloguing.measuring import encode
 from spender_core.cli.outputs import check_outputs
-from spender_core.cli.spectra import Models, encode, read
+from spender_core.cli.spectra import Models, read
 from spender_core.errors import NoSpectraError, SpenderError
 from spender_core.interfaces import Instrument
 from spender_core.records import printable

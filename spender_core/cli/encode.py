@@ -13,9 +13,10 @@ import numpy as np
 from spender_core import registry
 from spender_core.archives.location import redacted
 from spender_core.batch import SpectrumBatch
+from spender_core.cataloguing.measuring import Encoded, encode, remark
 from spender_core.cli.outputs import Terminated, check_outputs, terminable
 from spender_core.cli.show import print_table
-from spender_core.cli.spectra import Encoded, Models, encode, read, remark
+from spender_core.cli.spectra import Models, read
 from spender_core.cli.tables import (
     FORMATS,
     LISTING_FORMATS,

@@ -145,7 +145,7 @@ def _sources(request: Request, instrument: Instrument) -> Sequence[Any]:
     """Return the paths or ids that were asked for, in their order."""
     files = list(request.files)
     if request.listing is not None:
-        files += _lines(request.listing)
+        files += lines_of(request.listing)
     if bool(files) == (request.ids is not None):
         raise InputError("give files (FILES, or --list FILE), or ids (--ids FILE): one of the two")
     if request.ids is None and (request.archive or request.release):
@@ -153,7 +153,12 @@ def _sources(request: Request, instrument: Instrument) -> Sequence[Any]:
     return files if request.ids is None else list(_ids(request.ids, instrument))
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
+    """Return the paths and URLs in a text file, one a line.
+
+    Raises:
+        FileError: It cannot be read.
+    """
     try:
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError as error:

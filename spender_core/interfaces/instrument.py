@@ -21,7 +21,7 @@ from spender_core.interfaces.imaging import Imaging
 from spender_core.interfaces.loader import Loader, Source, check_reads_lsf
 from spender_core.interfaces.locating import located
 from spender_core.interfaces.querying import query_table
-from spender_core.interfaces.reading import Asked, Reading, Report
+from spender_core.interfaces.reading import Asked, Reading, Report, Traced
 from spender_core.ops.normalize import NORM_WINDOW, normalize
 
 if TYPE_CHECKING:
@@ -170,6 +170,25 @@ class Instrument(Imaging, ABC):
             batch = self.prepare(part.batch())
             keep = (batch.flags & int(self.rejects if quality else 0)) == 0
             yield batch if bool(keep.all()) else batch[keep]
+
+    def read_traced(
+        self,
+        source: Any,
+        *,
+        size: int = 1024,
+        root: str | os.PathLike[str] | None = None,
+        release: str | None = None,
+        lsf: bool = False,
+    ) -> Iterator[Traced]:
+        """Read as `read_chunks` does with `quality=False`, and tell which source each is from.
+
+        Arguments and errors are those of `read_chunks`.
+        """
+        reading, sources = self._reading(source, root, release, False, lsf, None, False)
+        for part in reading.parts(sources, size):
+            none = not part.batches
+            batch = self._none().replace(failures=part.failures) if none else part.batch()
+            yield Traced(batch if none else self.prepare(batch), part.names, len(part.sources))
 
     def _none(self) -> SpectrumBatch:
         """Return a batch of no spectra."""

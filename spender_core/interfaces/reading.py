@@ -59,6 +59,21 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class Traced:
+    """Spectra, and where each of them is from.
+
+    Attributes:
+        batch: The spectra, B of them, with the `failures` of their sources.
+        names: The source of each, as it was asked for; paths without secrets.
+        sources: Sources that were dealt with, those that could not be read too.
+    """
+
+    batch: SpectrumBatch
+    names: list[str]
+    sources: int
+
+
 @dataclass
 class Part:
     """What some consecutive sources gave: batches and errors by position in `sources`."""
@@ -66,6 +81,13 @@ class Part:
     sources: list[Asked]
     batches: dict[int, SpectrumBatch] = field(default_factory=dict)
     errors: dict[int, SpenderError] = field(default_factory=dict)
+    rows: dict[int, int] = field(default_factory=dict)
+    """Spectra that each position gave."""
+
+    @property
+    def names(self) -> list[str]:
+        """The source of each spectrum of `batch`, as it was asked for."""
+        return [self.sources[i][0] for i in sorted(self.rows) for _ in range(self.rows[i])]
 
     @property
     def failures(self) -> Failures:
@@ -219,6 +241,7 @@ class Reading:
         if errors and self.strict:
             raise errors[min(errors)]
         part.errors |= errors
+        part.rows |= {position: len(found) for position, found in taken.items()}
         if loaded.batch is not None:
             part.batches |= _gathered(loaded.batch, taken)
         return sum(map(len, taken.values()))

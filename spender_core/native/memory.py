@@ -7,11 +7,13 @@ to a bound, and needs none of that.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 
 import numpy as np
 import torch
@@ -22,7 +24,24 @@ _PAGE = 1 << 21
 _KEPT = 1 << 28
 """Most bytes that are kept while nobody uses them."""
 
+_TRIM, _MMAP = (-1, 1 << 28), (-3, 1 << 25)
+"""M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h, with bytes; the latter has this limit."""
+
 _idle: deque[mmap.mmap] = deque()
+
+
+@cache
+def keep_freed() -> bool:
+    """Let malloc keep memory that is freed, for the next large array; return whether it does.
+
+    Dask starts its workers with MALLOC_TRIM_THRESHOLD_=65536, by which glibc gives the memory of
+    every large array back to the system, and clears it page by page for the next one.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+        return all(mallopt(*setting) == 1 for setting in (_TRIM, _MMAP))
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -23,7 +23,7 @@ from spender_core.archives.downloads.fetch import fetch
 from spender_core.archives.fits.hdus import Hdus
 from spender_core.archives.remote.bytefile import LocalFile
 from spender_core.batch import SpectrumBatch
-from spender_core.cli import spectra
+from spender_core.cataloguing import measuring
 from spender_core.errors import SpenderError, WeightsError
 from spender_core.interfaces import Instrument, Model
 from spender_core.records import ModelCard
@@ -110,9 +110,9 @@ def encode(instrument: Instrument, batch: SpectrumBatch) -> None:
     """Encode up to four spectra, and describe them as the command line does."""
     model = joint()
     part = batch[: min(len(batch), 4)]
-    result = spectra.encode(model, part, keep=True)
+    result = measuring.encode(model, part, keep=True)
     for row in range(len(part)):
-        spectra.remark(registry.info("sdss_demo"), part, row)
+        measuring.remark(registry.info("sdss_demo"), part, row)
         part.label(row)
     assert result.latents.shape == (len(part), 2)
     assert part.flux.shape[1] == instrument.grid.size
