@@ -156,7 +156,7 @@ def _redshifts(model: Model, batch: SpectrumBatch, chunk: int) -> dict[str, NDAr
     device = next(model.parameters()).device
     found = []
     for start in range(0, len(batch), chunk):
-        measured: Any = model.redshift(batch[start : start + chunk].to(device))  # type: ignore[operator]
+        measured: Any = model.redshift(batch[start : start + chunk].to(device))
         found.append({column: getattr(measured, name) for column, name in REDSHIFTS.items()})
     return {
         column: torch.cat([torch.as_tensor(part[column]).cpu() for part in found]).numpy()

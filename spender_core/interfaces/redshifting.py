@@ -151,9 +151,23 @@ def measured(
         prior: Standard deviation of latents about those of the encoder.
         finest: A scan of the same range with an amplitude alone, if the posterior is wanted.
     """
-    starts = range(0, max(1, len(batch)), _CHUNK)
+    if len(batch) == 0:
+        return _nothing(model, batch, instrument, scan, finest is not None)
+    starts = range(0, len(batch), _CHUNK)
     chunks = (batch[start : start + _CHUNK] for start in starts)
     return Redshifts.cat(_measure(model, part, instrument, scan, prior, finest) for part in chunks)
+
+
+def _nothing(
+    model: Model, batch: SpectrumBatch, instrument: Instrument, scan: Scan, posterior: bool
+) -> Redshifts:
+    """Return the redshifts of no spectra, which transforms refuse."""
+    grid_Z = scan.z.to(coordinate_device(batch.flux.device))
+    columns = [grid_Z.new_empty(0) for _ in range(5)]
+    flags_B = torch.empty(0, dtype=torch.int64, device=grid_Z.device)
+    s_BS = model.encode(batch, instrument)
+    log_BZ = grid_Z.new_empty(0, len(grid_Z) if posterior else 0)
+    return Redshifts(*columns, flags_B, s_BS, grid_Z, log_BZ)
 
 
 def _measure(

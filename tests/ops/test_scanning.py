@@ -48,12 +48,12 @@ def test_nodes_that_coincide_with_pixels_are_reached() -> None:
 
 
 def test_pixels_are_shared_out_among_bins_without_loss() -> None:
-    observed = Linear(4000.0, 0.8, 3000)
+    observed = Linear(4000.0, 0.8, 1500)
     scan = Scan(REST, observed, (0.0, 0.1), order=0)
-    flux = torch.rand(1, 3000).double()
+    flux = torch.rand(1, 1500).double()
     ones = torch.ones(1, 4000).double()
     gain = scan.gain(scan.spectra(flux, torch.ones_like(flux)), ones)
-    assert float(gain[0, 0]) == pytest.approx(float(flux.sum() ** 2 / 3000), rel=1e-9)
+    assert float(gain[0, 0]) == pytest.approx(float(flux.sum() ** 2 / 1500), rel=1e-9)
 
 
 def test_peaks_are_apart_and_highest_first() -> None:
@@ -68,4 +68,4 @@ def test_peaks_are_apart_and_highest_first() -> None:
 def test_ranges_without_sense_are_refused(z_range: tuple[float, float]) -> None:
     with pytest.raises(InputError, match="low < high"):
         Scan(REST, OBSERVED, z_range)
-    assert STEP == pytest.approx(2.302585e-4)
+    assert pytest.approx(2.302585e-4) == STEP
