@@ -25,4 +25,9 @@ def spender_architectures() -> list[ArchitectureSpec]:
             target="spender_core.nn.flow:MaskedAutoregressiveFlow",
             description="Masked autoregressive flow of the latents (Liang et al. 2023)",
         ),
+        ArchitectureSpec(
+            name="zuko_flow",
+            target="spender_core.nn.zuko_flow:ZukoFlow",
+            description="Neural spline or affine autoregressive flow of the latents, by zuko",
+        ),
     ]
