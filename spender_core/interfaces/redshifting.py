@@ -163,10 +163,11 @@ def _nothing(
 ) -> Redshifts:
     """Return the redshifts of no spectra, which transforms refuse."""
     grid_Z = scan.z.to(coordinate_device(batch.flux.device))
-    columns = [grid_Z.new_empty(0) for _ in range(5)]
+    none_B = grid_Z.new_empty(0)
     flags_B = torch.empty(0, dtype=torch.int64, device=grid_Z.device)
     s_BS = model.encode(batch, instrument)
     log_BZ = grid_Z.new_empty(0, len(grid_Z) if posterior else 0)
+    columns = (none_B, none_B, none_B, none_B, none_B)
     return Redshifts(*columns, flags_B, s_BS, grid_Z, log_BZ)
 
 

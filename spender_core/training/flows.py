@@ -288,7 +288,7 @@ def _pass(
         torch.nn.utils.clip_grad_norm_(flow.parameters(), settings.clip)
         optimizer.step()
         schedule.step()
-        total += float(loss) * len(part)
+        total += float(loss.detach()) * len(part)
     return float(total) / len(s_NS)
 
 
