@@ -147,7 +147,8 @@ def encode(
             f"{', '.join(given)} goes with a catalogue, whose name ends in /: -o FOLDER/"
         )
     if not files:
-        raise InputError("no files were given; give FILES of spectra, paths or URLs")
+        message = "give FILES of spectra, paths or URLs"
+        raise typer.BadParameter(message, ctx=context, param_hint="FILES")
     from spender_core.cli.encode import run
 
     run(
