@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,20 @@ def test_nothing_that_can_be_used_is_an_error(
     ran = spender("encode", sky, "-o", f"{tmp_path}/catalogue/", "--workers", 0)
     assert ran.code == 1
     assert "1 spectra fail the quality cuts; --all keeps those" in ran.err
+
+
+def test_redshifts_of_real_galaxies_are_measured_into_a_catalogue(
+    spender: Spender, tmp_path: Path
+) -> None:
+    if "SPENDER_TEST_DATA" not in os.environ:
+        pytest.skip("SPENDER_TEST_DATA is not set: it names a folder of real spectra")
+    folder = (
+        Path(os.environ["SPENDER_TEST_DATA"]) / "sdss/sas/dr17/sdss/spectro/redux/26/spectra/lite"
+    )
+    files = [folder / f"0266/spec-0266-51602-{fibre}.fits" for fibre in ("0013", "0107")]
+    ran = spender("encode", *files, "-o", f"{tmp_path}/catalogue/", "--workers", 0, "--redshift")
+    assert ran.code == 0
+    table = cataloguing.read(tmp_path / "catalogue")
+    assert len(table) == 2
+    assert abs(table["z_model"] - table["z"]).max() < 1e-3
+    assert table["z_flags"].tolist() == [0, 0]
