@@ -32,7 +32,7 @@ test: .venv/dev
 .venv-oldest/done: pyproject.toml plugins/spender-sdss/pyproject.toml plugins/spender-desi/pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
-		-e ".[parquet,train,tensorboard,push,test]" -e plugins/spender-sdss -e plugins/spender-desi \
+		-e ".[parquet,cluster,flow,train,tensorboard,push,test]" -e plugins/spender-sdss -e plugins/spender-desi \
 		click pyparsing
 	touch $@
 

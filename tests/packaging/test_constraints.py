@@ -12,7 +12,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 PROJECTS = [ROOT, ROOT / "plugins/spender-sdss", ROOT / "plugins/spender-desi"]
-FOR_USERS = ("parquet", "cluster", "train", "tensorboard", "push")
+FOR_USERS = ("parquet", "cluster", "flow", "train", "tensorboard", "push")
 
 
 def needed() -> dict[str, Version]:

@@ -324,7 +324,7 @@ def test_core_is_among_the_installed_plugins_with_its_architectures() -> None:
     found = {candidate.distribution: candidate for candidate in installed()}
     assert {"spender-core", "spender-sdss", "spender-desi"} <= found.keys()
     offered = Discovery([found["spender-core"]]).names("architecture")
-    assert offered == ["maf", "spectrum_autoencoder", "weighted_autoencoder"]
+    assert offered == ["maf", "spectrum_autoencoder", "weighted_autoencoder", "zuko_flow"]
 
 
 @pytest.mark.parametrize("target", ["no_such_package.module:Class", "json:NoSuchClass"])
